@@ -1,0 +1,67 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Every target does its own set-up first, and does it only once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Tools find each other, and Ansible finds its own Python, through the virtual environment.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+READY := .venv/.ready
+LINK := build/collections/ansible_collections/holdfast/kvm
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test bench lint unit package lab-test clean
+
+help: ## list what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## upgrade a lab hypervisor under its guests, and show what happened
+	@$(BIN)/python -m holdfast.demo
+
+test: setup lint unit package lab-test ## everything that CI runs
+
+bench: setup ## measure the pause against the alternatives, into build/bench/
+	@$(BIN)/holdfast bench --output build/bench
+
+setup: $(READY) $(LINK) ## system packages, .venv and the link that Ansible follows
+	@:
+
+lint: setup ## style, types, YAML, Ansible and changelog
+	@echo "== lint"
+	@ruff check --quiet .
+	@ruff format --quiet --check . || { ruff format --check .; false; }
+	@mypy --no-error-summary
+	@yamllint --strict .
+	@ansible-lint --profile production --offline --quiet --nocolor
+	@antsibull-changelog lint
+
+unit: setup ## decisions, without a host
+	@echo "== unit"
+	@pytest -q -o faulthandler_timeout=120 tests/unit
+
+package: setup ## wheel and collection: build, install, sanity
+	@echo "== package"
+	@pytest -q -o faulthandler_timeout=120 tests/packaging
+
+lab-test: setup ## a real upgrade of a lab hypervisor, seen from outside
+	@echo "== lab-test"
+	@pytest -x tests/lab
+
+clean: ## stop the lab, remove what set-up, tests and builds made
+	@[ ! -d build/lab ] || [ ! -x $(BIN)/holdfast ] || $(BIN)/holdfast lab down
+	@rm -rf .venv build dist .ansible .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): pyproject.toml galaxy.yml hatch_build.py tools/setup-system
+	@tools/setup-system $(PYTHON)
+	@$(BIN)/python -c '' 2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv .venv; }
+	@echo "setup: installing Python packages into .venv"
+	@$(BIN)/python -m pip install -qq --editable '.[dev]'
+	@touch $@
+
+# Ansible and Python find the collection by this path.
+$(LINK):
+	@mkdir -p $(@D)
+	@ln -sfn ../../../.. $@

@@ -1,0 +1,114 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write the report of a campaign, on the controller. Documented in modules/report.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import HostOutcome, build_report
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.html import page
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.schema import violations
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.summary import summary_lines
+
+ARGUMENTS = {
+    "dest": {"type": "path", "required": True},
+    "campaign": {"type": "str", "required": True},
+    "outcomes": {"type": "dict", "required": True},
+}
+
+
+class ActionModule(ActionBase):
+    """Builds the report from the journals it is given, and writes it only when it says something new."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        self._supports_check_mode = True
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        report = built(options)
+        target = Path(options["dest"]).expanduser().absolute()
+        changed = not same_as(target / "report.json", report) or not (target / "report.html").is_file()
+        if changed and not self._task.check_mode:
+            self._write(target, report)
+        return {**result, "changed": changed, **described(target, report)}
+
+    def _write(self, target: Path, report: dict[str, Any]) -> None:
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            replace(target / "report.html", page(report))
+            replace(target / "report.json", json.dumps(report, indent=2) + "\n")
+        except OSError as error:
+            raise AnsibleActionFail(
+                f"The report cannot be written to {target} on the controller: {error.strerror or error}. The upgrade "
+                "itself is not affected. Name another directory and run again: hosts that are done are not touched"
+            ) from error
+
+
+def built(options: dict[str, Any]) -> dict[str, Any]:
+    """The report, proven to keep to its schema."""
+    created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    outcomes = [outcome_of(host, entry) for host, entry in options["outcomes"].items()]
+    # Through JSON, so that no templating wrapper of Ansible stays in it.
+    report: dict[str, Any] = json.loads(json.dumps(build_report(options["campaign"], created, outcomes)))
+    wrong = violations(report)
+    if wrong:
+        raise AnsibleActionFail(f"A journal cannot be reported, since it is not what holdfast writes: {wrong[0]}")
+    return report
+
+
+def outcome_of(host: str, entry: Any) -> HostOutcome:
+    """One host's entry in ``outcomes``; an empty one is a host that was not touched."""
+    known = entry or {}
+    if not isinstance(known, dict) or not isinstance(known.get("journal") or {}, dict):
+        raise AnsibleActionFail(
+            f"outcomes of the report: {host} has {entry!r}, which is no dictionary with a journal in it. "
+            "Give what the live_update role recorded in holdfast_live_update_result"
+        )
+    return HostOutcome(str(host), known.get("journal"), str(known.get("result") or ""), str(known.get("error") or ""))
+
+
+def described(target: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """What the task returns about a report."""
+    return {
+        "report_json": str(target / "report.json"),
+        "report_html": str(target / "report.html"),
+        "summary": summary_lines(report),
+        "results": {host["host"]: host["result"] for host in report["hosts"]},
+    }
+
+
+def same_as(path: Path, report: dict[str, Any]) -> bool:
+    """Whether ``path`` already holds this report, apart from the time it was written."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(before, dict) and {**before, "created": ""} == {**report, "created": ""}
+
+
+def replace(path: Path, content: str) -> None:
+    """Write a whole file or leave the old one: a reader never sees half a report."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        # mkstemp makes files for one user; a report is for everyone whom the directory lets in.
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,71 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``holdfast-agent``: the core as one program on the host, called by systemd, by libvirt's hook and by the modules."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import List, Optional
+
+from . import attach, config as configuration, hook, journal, live_update
+from .errors import HoldfastError
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one sub-command; 0 when done, 1 with one line on standard error when not."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.act(options) or 0)
+    except HoldfastError as exc:
+        print(f"holdfast: {exc}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="holdfast-agent", description="Keeps VMs through a host's live update.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("attach", help="attach the pool, early at boot").set_defaults(act=_attach)
+    commands.add_parser("restore", help="restore suspended VMs after the jump").set_defaults(act=_restore)
+    commands.add_parser("live-update", help="carry out the request on this host").set_defaults(act=_live_update)
+    status = commands.add_parser("status", help="print the journal")
+    status.add_argument("--json", action="store_true", help="the whole of it, for programs")
+    status.set_defaults(act=_status)
+    hooked = commands.add_parser("hook", help="called by libvirt when a VM starts")
+    for name in ("name", "operation", "sub_operation", "extra"):
+        hooked.add_argument(name)
+    hooked.set_defaults(act=_hook)
+    return parser
+
+
+def _attach(_options: argparse.Namespace) -> None:
+    boot = attach.attach(configuration.load())
+    print(f"pool attached: {boot.value}")
+
+
+def _restore(_options: argparse.Namespace) -> None:
+    live_update.restore_all(configuration.load())
+
+
+def _live_update(_options: argparse.Namespace) -> None:
+    live_update.live_update(configuration.load())
+
+
+def _hook(options: argparse.Namespace) -> None:
+    hook.run(configuration.load(), options.operation, options.sub_operation, sys.stdin.read())
+
+
+def _status(options: argparse.Namespace) -> None:
+    view = journal.latest(configuration.load().state_dir).view
+    if options.json:
+        print(json.dumps(view, sort_keys=True))
+        return
+    print(f"generation {view.get('generation', '(none)')}: {view['state']} {view.get('reason', '')}".rstrip())
+    for vm in view.get("vms", []):
+        print(f"  {vm['name']}: {vm['state']} {vm['error']}".rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

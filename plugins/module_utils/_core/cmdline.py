@@ -1,0 +1,222 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Arithmetic on kernel command lines: the pool's ``memmap=``, the generation token, the line for the next kernel.
+
+The kernel hands the *firmware* memory map on to the next kernel; ``memmap=`` is applied by each kernel for itself.
+A next command line without exactly the same ``memmap=`` would give the VMs' RAM to the page allocator, silently. So
+the argument is carried over byte for byte and checked once more before the jump.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from .errors import BadInput, Refused
+from .facts import Region
+
+GENERATION_OPTION = "holdfast.generation"
+
+# What the kernel calls a range made by memmap=nn!ss (see /proc/iomem).
+POOL_KIND = "Persistent Memory (legacy)"
+
+# x86 reads 2048 bytes with the final NUL, but the image header announces one less (arch/x86/boot/header.S,
+# cmdline_size) and kexec_file_load counts the NUL against that: 2046 bytes of text are left.
+LONGEST_BYTES = 2046
+
+# Written by the boot loader or by kexec for one boot only; elfcorehdr= would make the next kernel a crash kernel.
+_ONE_BOOT_ONLY = ("BOOT_IMAGE", "initrd", "elfcorehdr")
+
+_GENERATION = re.compile(r"g-\d{8}T\d{6}-[0-9a-f]{6}")
+_MEMMAP_ENTRY = re.compile(r"(?P<size>\w+)(?P<kind>[!$#%@])(?P<start>\w+)")
+_NUMBER = re.compile(r"(?P<digits>0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)(?P<suffix>[kKmMgGtTpPeE]?)")
+_SUFFIX_SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
+
+
+def split(cmdline: str) -> tuple[str, ...]:
+    """Options of a command line as they are written; a double quote protects white space, as in the kernel."""
+    options, current, quoted = [], "", False
+    for character in cmdline:
+        if character.isspace() and not quoted:
+            if current:
+                options.append(current)
+            current = ""
+            continue
+        if character == '"':
+            quoted = not quoted
+        current += character
+    return (*options, current) if current else tuple(options)
+
+
+def name_of(option: str) -> str:
+    """``memmap`` for ``memmap=1G!4G`` and for ``"memmap=1G!4G"``."""
+    return option.replace('"', "").partition("=")[0]
+
+
+def value_of(option: str) -> str:
+    """``1G!4G`` for ``memmap=1G!4G``; empty for an option without a value."""
+    return option.replace('"', "").partition("=")[2]
+
+
+def has_option(cmdline: str, name: str) -> bool:
+    """Is there an option of this name, with or without a value?"""
+    return any(name_of(option) == name for option in _kernel_options(cmdline))
+
+
+def memmap_arguments(cmdline: str) -> tuple[str, ...]:
+    """Every ``memmap=`` option, byte for byte, in order."""
+    return tuple(option for option in _kernel_options(cmdline) if name_of(option) == "memmap")
+
+
+def pool_arguments(cmdline: str) -> tuple[str, ...]:
+    """The ``memmap=`` options that keep RAM for a pool (kind ``!``), byte for byte, in order."""
+    return tuple(option for option in memmap_arguments(cmdline) if "!" in value_of(option))
+
+
+def memmap_entries(cmdline: str) -> tuple[str, ...]:
+    """Single entries of all ``memmap=`` options, comma lists taken apart: KASLR can avoid four of them at most."""
+    values = (value_of(option) for option in memmap_arguments(cmdline))
+    return tuple(entry for value in values for entry in value.split(",") if entry)
+
+
+def memmap_regions(cmdline: str) -> tuple[Region, ...]:
+    """The pool's regions (``nn!ss``) in the order of the command line; raises BadInput for one that cannot be read."""
+    return tuple(_region(entry) for entry in memmap_entries(cmdline) if "!" in entry)
+
+
+def format_memmap(*regions: Region) -> str:
+    """The pool's option in its one form, e.g. ``memmap=0x60000000!0x100000000``.
+
+    Plain hexadecimal bytes: every size has exactly one spelling, nothing is rounded to a suffix, and it reads like
+    ``/proc/iomem``. Several regions make one comma list: KASLR gives up altogether on a list that is too long for it
+    (safe), but ignores the fifth separate option (VM RAM overwritten; arch/x86/boot/compressed/kaslr.c).
+    """
+    if not regions:
+        raise BadInput("no region to format as memmap=", "choose at least one region for the pool")
+    return "memmap=" + ",".join(f"{region.size:#x}!{region.start:#x}" for region in regions)
+
+
+def new_generation(now: float, random_hex: str) -> str:
+    """Id of one live update from the time (epoch seconds) and six random hexadecimal digits."""
+    stamp = datetime.fromtimestamp(now, tz=timezone.utc).strftime("%Y%m%dT%H%M%S")
+    return _checked_generation(f"g-{stamp}-{random_hex}")
+
+
+def generation_of(cmdline: str) -> str:
+    """The generation that a kernel was started for.
+
+    Empty when there is none, and also when several contradict each other: such a boot proves nothing.
+    """
+    found = {value_of(option) for option in _kernel_options(cmdline) if name_of(option) == GENERATION_OPTION}
+    return found.pop() if len(found) == 1 else ""
+
+
+def next_command_line(running: str, *, generation: str, add: Sequence[str] = (), drop: Sequence[str] = ()) -> str:
+    """The command line for the next kernel: the running one, for another generation.
+
+    ``add`` are whole options, ``drop`` names of options; neither may touch ``memmap=`` or holdfast's own options.
+    Raises BadInput, also when the result is longer than the kernel reads (LONGEST_BYTES).
+    """
+    _forbid_protected([*map(name_of, add), *drop])
+    gone = {*_ONE_BOOT_ONLY, *drop}
+    options = split(running)
+    kernel = _kernel_options(running)
+    kept = [option for option in kernel if name_of(option) not in gone and not _is_ours(option)]
+    added = [_checked_option(option) for option in add]
+    token = f"{GENERATION_OPTION}={_checked_generation(generation)}"
+    return _checked_length(" ".join([*kept, *added, token, *options[len(kernel) :]]))
+
+
+def check_next(running: str, new: str, pool_regions: Sequence[Region], generation: str) -> None:
+    """Raise Refused unless ``new`` keeps exactly the pool and names the generation (nothing may jump otherwise)."""
+    if not pool_regions:
+        raise Refused("the pool has no region, so no VM RAM would survive the jump", "run the prepare playbook")
+    old_arguments, new_arguments = memmap_arguments(running), memmap_arguments(new)
+    if old_arguments != new_arguments:
+        raise Refused(
+            f"the next command line has {_listed(new_arguments)}, the running one has {_listed(old_arguments)}: "
+            "the next kernel would use VM RAM as its own",
+            "keep memmap= exactly as it is on the running command line",
+        )
+    _check_regions(new, pool_regions)
+    if generation_of(new) != _checked_generation(generation):
+        raise Refused(
+            f"the next command line does not carry {GENERATION_OPTION}={generation}",
+            "load the kernel again for this generation",
+        )
+    _checked_length(new)
+
+
+def _check_regions(new: str, pool_regions: Sequence[Region]) -> None:
+    found = sorted((region.start, region.size) for region in memmap_regions(new))
+    wanted = sorted((region.start, region.size) for region in pool_regions)
+    if found != wanted:
+        raise Refused(
+            f"the next command line keeps {_listed(pool_arguments(new))}, "
+            f"but the pool is {format_memmap(*pool_regions)}",
+            "run the prepare playbook and reboot, so that the command line and the pool agree",
+        )
+
+
+def _kernel_options(cmdline: str) -> tuple[str, ...]:
+    """Options meant for the kernel: what follows ``--`` belongs to init."""
+    options = split(cmdline)
+    return options[: options.index("--")] if "--" in options else options
+
+
+def _is_ours(option: str) -> bool:
+    return name_of(option).startswith("holdfast.")
+
+
+def _forbid_protected(names: Sequence[str]) -> None:
+    for name in names:
+        if name == "memmap" or name.startswith("holdfast."):
+            raise BadInput(
+                f"the kernel option {name} may be neither added nor dropped for a live update",
+                "change the pool with the prepare playbook; holdfast sets its own options itself",
+            )
+
+
+def _checked_option(option: str) -> str:
+    if split(option) != (option,) or option == "--" or option.count('"') % 2:
+        raise BadInput(f"{option!r} is not one kernel option", "give one option per entry; quote white space inside it")
+    return option
+
+
+def _checked_generation(generation: str) -> str:
+    if not _GENERATION.fullmatch(generation):
+        raise BadInput(f"{generation!r} is not a generation id", "it looks like g-20261121T020000-ab12cd")
+    return generation
+
+
+def _checked_length(cmdline: str) -> str:
+    length = len(cmdline.encode())
+    if length > LONGEST_BYTES:
+        raise BadInput(
+            f"the next command line has {length} bytes, the kernel reads {LONGEST_BYTES}",
+            "drop options that the next kernel does not need from the boot loader's configuration",
+        )
+    return cmdline
+
+
+def _region(entry: str) -> Region:
+    match = _MEMMAP_ENTRY.fullmatch(entry)
+    if not match or match["kind"] != "!":
+        raise BadInput(f"cannot read memmap={entry}", "it looks like memmap=0x60000000!0x100000000 (size!start)")
+    return Region(start=_number(match["start"], entry), size=_number(match["size"], entry), kind=POOL_KIND)
+
+
+def _number(text: str, entry: str) -> int:
+    """The kernel's ``memparse``: hexadecimal, octal or decimal, then one binary suffix."""
+    match = _NUMBER.fullmatch(text)
+    if not match:
+        raise BadInput(f"cannot read the number {text} in memmap={entry}", "use bytes, or a suffix K, M, G or T")
+    digits = match["digits"]
+    base = 16 if digits[:2] in ("0x", "0X") else 8 if digits[0] == "0" else 10
+    return int(digits, base) << _SUFFIX_SHIFT[match["suffix"].lower()]
+
+
+def _listed(arguments: Sequence[str]) -> str:
+    return " ".join(arguments) or "no memmap="

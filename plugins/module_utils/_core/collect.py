@@ -1,0 +1,300 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gather facts on a host. Reads only, judges nothing: what the facts mean is ``preflight``'s business.
+
+``root`` in these functions is the root of the file system to read; tests put another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
+
+from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
+from .config import Config
+from .errors import HoldfastError, JournalError, VmError
+from .facts import HostFacts, KernelFacts, PoolFacts, QemuFacts, Region, VmFacts
+from .hypervisor import Domain, Hypervisor, connect
+
+ROOT = Path("/")
+AGENT = packing.PATH.relative_to("/")
+HOOK = installation.HOOK.relative_to("/")
+UNITS = installation.UNITS.relative_to("/")
+QEMU = "/usr/bin/qemu-system-x86_64"
+SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+# What the next kernel needs to find the pool, mount it, and run VMs. libnvdimm is what nd_e820 and nd_pmem stand on.
+POOL_DRIVERS = ("libnvdimm", "nd_e820", "nd_pmem", "ext4")
+KVM_DRIVERS = {"svm": ("kvm", "kvm_amd"), "vmx": ("kvm", "kvm_intel")}
+
+
+# --- the host ------------------------------------------------------------------------------------------------------
+
+
+def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
+    """Everything preflight judges about this host. Raises HoldfastError when the host cannot be read at all."""
+    running = _text(root / "proc/cmdline")
+    journal_open, journal_generation, journal_error = _journal(config.state_dir)
+    libvirt_version = _libvirt_version()
+    return HostFacts(
+        hostname=socket.gethostname(),
+        boot_id=_text(root / "proc/sys/kernel/random/boot_id"),
+        kernel=kexec.running_release(),
+        architecture=os.uname().machine,
+        cmdline=running,
+        has_kvm=(root / "dev/kvm").exists(),
+        libvirt_version=libvirt_version,
+        libvirt_active=libvirt_version != (0, 0, 0),
+        qemu=qemu_facts(),
+        kexec_tool=shutil.which("kexec") is not None,
+        kexec_load_disabled=_text(root / "proc/sys/kernel/kexec_load_disabled") == "1",
+        lockdown=lockdown(root),
+        secure_boot=secure_boot(root),
+        firmware_map=firmware_map(root),
+        mem_available_bytes=_mem_available(root),
+        pool=pool_facts(config, running, root),
+        memory_backing_dir=qemu_conf.memory_backing_dir(_text(root / "etc/libvirt/qemu.conf")),
+        state_dir=str(config.state_dir),
+        state_dir_writable=os.access(_existing(config.state_dir), os.W_OK),
+        state_dir_free_bytes=_free_bytes(_existing(config.state_dir)),
+        volatile_paths=volatile_paths(root),
+        agent_installed=os.access(root / AGENT, os.X_OK),
+        agent_version=packing.packed_version(str(root / AGENT)),
+        hook_installed=os.access(root / HOOK, os.X_OK),
+        units_enabled=installation.enabled(root / UNITS),
+        journal_open=journal_open,
+        journal_error=journal_error,
+        journal_generation=journal_generation,
+    )
+
+
+def firmware_map(root: Path = ROOT) -> Tuple[Region, ...]:
+    """/sys/firmware/memmap by address, cut at the borders of NUMA nodes; a kernel's memmap= does not change it."""
+    entries = [
+        regions.firmware_entry(*(_text(entry / name) for name in ("start", "end", "type")))
+        for entry in (root / "sys/firmware/memmap").glob("*")
+    ]
+    try:
+        nodes = srat.memory_spans((root / "sys/firmware/acpi/tables/SRAT").read_bytes())
+    except OSError:
+        nodes = ()
+    return regions.split_by_node(sorted(entries, key=lambda entry: entry.start), nodes)
+
+
+def lockdown(root: Path = ROOT) -> str:
+    """``none``, ``integrity`` or ``confidentiality``; ``none`` for a kernel without lockdown."""
+    chosen = re.search(r"\[(\w+)\]", _text(root / "sys/kernel/security/lockdown"))
+    return chosen[1] if chosen else "none"
+
+
+def secure_boot(root: Path = ROOT) -> bool:
+    """Whether the firmware enforces signatures: an EFI variable is four bytes of attributes, then its value."""
+    try:
+        return (root / SECURE_BOOT).read_bytes()[4:5] == b"\1"
+    except OSError:
+        return False
+
+
+def volatile_paths(root: Path = ROOT) -> Tuple[str, ...]:
+    """Mount points of file systems in RAM that is lost in a jump."""
+    lines = _text(root / "proc/self/mountinfo").splitlines()
+    return tuple(line.split()[4] for line in lines if line.partition(" - ")[2].split()[0] in ("tmpfs", "ramfs"))
+
+
+def pool_facts(config: Config, running: str, root: Path = ROOT) -> PoolFacts:
+    """The pool as it is now; ``running`` is the running kernel's command line, from which its regions come."""
+    reserved = cmdline.memmap_regions(running)
+    if config.pool is None:
+        return PoolFacts(regions=reserved)
+    options = fsdax.mount_options(root, config.pool.mount_point)
+    facts = PoolFacts(
+        regions=_with_nodes(reserved, config.pool.regions),
+        device=config.pool.device,
+        mount_point=str(config.pool.mount_point),
+        mounted=options is not None,
+        dax="dax=always" in (options or "").split(","),
+    )
+    if options is None:
+        return facts
+    space = os.statvfs(config.pool.mount_point)
+    return replace(facts, size_bytes=space.f_blocks * space.f_frsize, free_bytes=space.f_bavail * space.f_frsize)
+
+
+def qemu_facts(binary: str = QEMU) -> QemuFacts:
+    """The installed emulator; all empty when there is none."""
+    if not os.access(binary, os.X_OK):
+        return QemuFacts()
+    version = re.search(r"version (\d+)\.(\d+)\.(\d+)", command.run([binary, "--version"]))
+    return QemuFacts(
+        version=(int(version[1]), int(version[2]), int(version[3])) if version else (0, 0, 0),
+        binary=binary,
+        machine_types=machine_types(command.run([binary, "-machine", "help"], timeout_s=120)),
+    )
+
+
+def machine_types(listing: str) -> Tuple[str, ...]:
+    """Names from ``qemu -machine help``, aliases included: one per line, then its description."""
+    lines = (line.split(maxsplit=1) for line in listing.splitlines()[1:])
+    return tuple(words[0] for words in lines if words)
+
+
+# --- a kernel ------------------------------------------------------------------------------------------------------
+
+
+def kernel_facts(release: str, root: Path = ROOT) -> KernelFacts:
+    """An installed kernel, ``release`` as ``uname -r`` names it; and which drivers of this host it has not."""
+    image, initrd = root / f"boot/vmlinuz-{release}", root / f"boot/initrd.img-{release}"
+    present = _modules(root, release)
+    return KernelFacts(
+        release=release,
+        image=str(image),
+        initrd=str(initrd),
+        image_exists=image.exists(),
+        initrd_exists=initrd.exists(),
+        missing_drivers=tuple(name for name in needed_drivers(root) if name not in present),
+    )
+
+
+def image_signed(image: Path) -> Optional[bool]:
+    """Whether a kernel image carries a signature; None when it is no EFI image.
+
+    The certificate table is the fifth entry of the PE optional header's data directory (PE/COFF specification).
+    """
+    try:
+        with image.open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return None
+    start = int.from_bytes(head[0x3C:0x40], "little")
+    if head[:2] != b"MZ" or head[start : start + 4] != b"PE\0\0":
+        return None
+    optional = start + 24
+    directory = optional + (112 if head[optional : optional + 2] == b"\x0b\x02" else 96)
+    return int.from_bytes(head[directory + 36 : directory + 40], "little") > 0
+
+
+def needed_drivers(root: Path = ROOT) -> Tuple[str, ...]:
+    """Modules that the next kernel must have: for the pool, for KVM on this processor, for disks and network here."""
+    flags = _text(root / "proc/cpuinfo").split()
+    virtualisation = [name for flag, names in KVM_DRIVERS.items() if flag in flags for name in names]
+    return tuple(dict.fromkeys([*POOL_DRIVERS, *virtualisation, *_bound_drivers(root)]))
+
+
+def _bound_drivers(root: Path) -> List[str]:
+    """Modules of the drivers that this host's disks and network cards hang on, buses included."""
+    devices = [*(root / "sys/class/block").glob("*/device"), *(root / "sys/class/net").glob("*/device")]
+    chains = (path.resolve() for path in devices)
+    found = {_module(above) for path in chains for above in [path, *path.parents]}
+    return sorted(name for name in found if name)
+
+
+def _module(device: Path) -> str:
+    link = device / "driver/module"
+    return link.resolve().name.replace("-", "_") if link.exists() else ""
+
+
+def _modules(root: Path, release: str) -> FrozenSet[str]:
+    """Names of what is built in or built as a module, with underscores, as /proc/modules writes them."""
+    directory = root / "lib/modules" / release
+    listed = [*_text(directory / "modules.builtin").split("\n"), *_text(directory / "modules.dep").split("\n")]
+    names = (Path(line.partition(":")[0]).name for line in listed if line)
+    return frozenset(name.partition(".ko")[0].replace("-", "_") for name in names)
+
+
+# --- the VMs -------------------------------------------------------------------------------------------------------
+
+
+def vm_facts(hypervisor: Hypervisor, config: Config) -> Tuple[VmFacts, ...]:
+    """Every VM that libvirt knows on this host, by name. Raises VmError, BadInput."""
+    return tuple(_vm(one, config) for one in sorted(hypervisor.domains(), key=lambda entry: entry.name))
+
+
+def _vm(one: Domain, config: Config) -> VmFacts:
+    state, persistent = one.state(), one.persistent()
+    facts = domain.vm_facts(
+        one.xml(),
+        state=state,
+        domain_id=one.id,
+        definition=one.stored_xml() if persistent else "",
+        job=one.job(),
+        persistent=persistent,
+        autostart=one.autostart(),
+        ram_files_present=_ram_files_present(config, one),
+        migration_blockers=_migration_blockers(one),
+    )
+    blocked = one.block_jobs(tuple(disk.target for disk in facts.disks if disk.source)) if not facts.job else ()
+    return replace(facts, job=f"block job on {', '.join(blocked)}") if blocked else facts
+
+
+def _ram_files_present(config: Config, one: Domain) -> Tuple[str, ...]:
+    if config.pool is None or one.id < 0:
+        return ()
+    base = config.pool.mount_point / "libvirt/qemu"
+    candidates = (base / name for name in domain.live_directories(one.id, one.name))
+    found = next((path for path in candidates if path.is_dir()), None)
+    return tuple(sorted(path.name for path in found.iterdir())) if found else ()
+
+
+def _migration_blockers(one: Domain) -> Tuple[str, ...]:
+    """QEMU's own reasons (query-migrate), for a VM that has a QEMU which answers."""
+    if one.id < 0:
+        return ()
+    try:
+        return tuple(monitor.execute(one, "query-migrate").get("blocked-reasons", ()))
+    except VmError as error:
+        return (f"QEMU does not say whether its state can be saved: {error.message}",)
+
+
+# --- small readings ------------------------------------------------------------------------------------------------
+
+
+def _journal(state_dir: Path) -> Tuple[bool, str, str]:
+    """Is a journal in flight, of which generation, and what is wrong with it?"""
+    try:
+        current = journal.open_journal(state_dir)
+    except JournalError as error:
+        return True, "", str(error)
+    return current.state != "none", current.generation, ""
+
+
+def _libvirt_version() -> Tuple[int, int, int]:
+    try:
+        with connect() as hypervisor:
+            return hypervisor.libvirt_version()
+    except HoldfastError:
+        return (0, 0, 0)
+
+
+def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tuple[Region, ...]:
+    """The command line knows no NUMA nodes; the agent's configuration does."""
+    nodes: Dict[int, int] = {region.start: region.node for region in configured}
+    return tuple(replace(region, node=nodes.get(region.start, 0)) for region in reserved)
+
+
+def _mem_available(root: Path) -> int:
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _existing(path: Path) -> Path:
+    """The directory itself, or the nearest one above it that is there."""
+    return next(above for above in (path, *path.parents) if above.exists())
+
+
+def _free_bytes(path: Path) -> int:
+    space = os.statvfs(path)
+    return space.f_bavail * space.f_frsize
+
+
+def _text(path: Path) -> str:
+    """A file's text without white space around it; empty when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,76 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent's configuration on a host, written once by ``prepare``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Tuple
+
+from .errors import HoldfastError
+from .facts import Region
+
+CONFIG = Path("/etc/holdfast/agent.json")
+RUN_DIR = Path("/run/holdfast")
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Where VM RAM lives: kind of pool, its block device, its mount point, its physical ranges."""
+
+    kind: str
+    device: str
+    mount_point: Path
+    regions: Tuple[Region, ...]
+
+    @property
+    def vault(self) -> Path:
+        """Directory in the pool that belongs to the agent: suspended VMs, and whose they are."""
+        return self.mount_point / "holdfast"
+
+
+@dataclass(frozen=True)
+class Config:
+    """``state_dir`` holds the journal; it is on a disk, the pool is not. ``pool`` is None before ``prepare``."""
+
+    pool: Optional[PoolConfig] = None
+    state_dir: Path = Path("/var/lib/holdfast")
+
+
+def load(path: Path = CONFIG) -> Config:
+    """Read the configuration; one without a pool on a host that was never prepared.
+
+    Raises HoldfastError when the file is damaged.
+    """
+    try:
+        raw = json.loads(path.read_text())
+        pool = raw["pool"]
+        regions = tuple(Region(int(r["start"]), int(r["size"]), node=int(r.get("node", 0))) for r in pool["regions"])
+        return Config(
+            PoolConfig(pool["kind"], pool["device"], Path(pool["mount_point"]), regions),
+            Path(raw.get("state_dir", "/var/lib/holdfast")),
+        )
+    except FileNotFoundError:
+        return Config()
+    except (KeyError, TypeError, ValueError) as exc:
+        raise HoldfastError(f"{path} cannot be understood: {exc!r}", "run the prepare playbook again") from exc
+
+
+def text_of(config: Config) -> str:
+    """What ``load`` reads: the same bytes for the same configuration."""
+    pool = config.pool
+    raw = {
+        "version": 1,
+        "state_dir": str(config.state_dir),
+        "pool": pool
+        and {
+            "kind": pool.kind,
+            "mount_point": str(pool.mount_point),
+            "device": pool.device,
+            "regions": [{"start": one.start, "size": one.size, "node": one.node} for one in pool.regions],
+        },
+    }
+    return json.dumps(raw, indent=2) + "\n"

@@ -1,0 +1,225 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is known of a host, its pool, the staged software and its VMs.
+
+Frozen data only: gathering lives in ``collect``, judging in ``preflight``.
+Sizes are bytes unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Optional, Tuple
+
+
+class RamBacking(str, Enum):
+    """Where libvirt puts a VM's RAM."""
+
+    ANONYMOUS = "anonymous"
+    FILE_PRIVATE = "file-private"
+    FILE_SHARED = "file-shared"
+    MEMFD = "memfd"
+    HUGEPAGES = "hugepages"
+
+
+class Treatment(str, Enum):
+    """What happens to one VM during its host's upgrade."""
+
+    IN_PLACE = "in_place"
+    LIVE = "live"
+    COLD = "cold"
+    RESTART = "restart"
+    DEFER = "defer"
+
+
+@dataclass(frozen=True)
+class Region:
+    """One physical range ``[start, start + size)``; ``kind`` as the firmware map names it."""
+
+    start: int
+    size: int
+    kind: str = "System RAM"
+    node: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """The pool as it is now. ``regions`` come from the running kernel's command line."""
+
+    regions: Tuple[Region, ...] = ()
+    device: str = ""
+    mount_point: str = ""
+    mounted: bool = False
+    dax: bool = False
+    size_bytes: int = 0
+    free_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """An installed kernel: is what the jump and the pool need there?
+
+    ``missing_drivers`` names modules that neither the kernel, its modules directory nor its initrd has.
+    """
+
+    release: str
+    image: str = ""
+    initrd: str = ""
+    image_exists: bool = False
+    initrd_exists: bool = False
+    missing_drivers: Tuple[str, ...] = ()
+    cmdline: str = ""
+
+
+@dataclass(frozen=True)
+class QemuFacts:
+    """The installed emulator (the one that will restore), not the one a running VM was started with."""
+
+    version: Tuple[int, int, int] = (0, 0, 0)
+    binary: str = ""
+    machine_types: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """Everything preflight judges about a host.
+
+    What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
+    """
+
+    hostname: str = ""
+    boot_id: str = ""
+    kernel: str = ""
+    architecture: str = "x86_64"
+    cmdline: str = ""
+    has_kvm: bool = False
+    libvirt_version: Tuple[int, int, int] = (0, 0, 0)
+    libvirt_active: bool = False
+    qemu: QemuFacts = field(default_factory=QemuFacts)
+    kexec_tool: bool = False
+    kexec_load_disabled: bool = False
+    lockdown: str = "none"
+    secure_boot: bool = False
+    image_signed: Optional[bool] = None
+    firmware_map: Tuple[Region, ...] = ()
+    mem_available_bytes: int = 0
+    pool: PoolFacts = field(default_factory=PoolFacts)
+    memory_backing_dir: str = ""
+    state_dir: str = "/var/lib/holdfast"
+    state_dir_writable: bool = True
+    state_dir_free_bytes: int = 0
+    volatile_paths: Tuple[str, ...] = ("/dev/shm", "/run")
+    agent_installed: bool = False
+    agent_version: str = ""
+    hook_installed: bool = False
+    units_enabled: bool = False
+    journal_open: bool = False
+    journal_error: str = ""
+    journal_generation: str = ""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk of a VM. ``source`` is a path or a network address."""
+
+    target: str
+    source: str
+    kind: str = "file"
+    driver: str = "raw"
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class RamFile:
+    """One RAM block that libvirt backs with a file: its name in the VM's directory, and its size."""
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class VmFacts:
+    """One VM as libvirt describes it (running definition if it runs).
+
+    ``unsafe_devices`` lose their state in a live update, ``watched_devices`` keep it but need attention;
+    ``migration_blockers`` are QEMU's own words (``query-migrate``, ``blocked-reasons``).
+    """
+
+    name: str
+    uuid: str
+    state: str = "shutoff"
+    domain_id: int = -1
+    ram_bytes: int = 0
+    vcpus: int = 1
+    machine: str = ""
+    cpu_mode: str = ""
+    features: Tuple[str, ...] = ()
+    tsc_frequency: Optional[int] = None
+    firmware: str = "bios"
+    ram_backing: RamBacking = RamBacking.ANONYMOUS
+    ram_discard: bool = False
+    ram_files: Tuple[RamFile, ...] = ()
+    ram_files_present: Tuple[str, ...] = ()
+    memory_devices: Tuple[str, ...] = ()
+    disks: Tuple[Disk, ...] = ()
+    bridges: Tuple[str, ...] = ()
+    networks: Tuple[str, ...] = ()
+    hostdevs: Tuple[str, ...] = ()
+    filesystems: Tuple[str, ...] = ()
+    launch_security: str = ""
+    unsafe_devices: Tuple[str, ...] = ()
+    watched_devices: Tuple[str, ...] = ()
+    migration_blockers: Tuple[str, ...] = ()
+    emulator: str = ""
+    title: str = ""
+    job: str = ""
+    persistent: bool = True
+    autostart: bool = False
+    definition_converted: bool = False
+
+    @property
+    def running(self) -> bool:
+        return self.state in ("running", "paused")
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """One reason why an upgrade cannot go on. ``vm`` is empty when the host itself is the matter."""
+
+    code: str
+    message: str
+    remedy: str
+    vm: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All blockers at once, and what is merely worth knowing."""
+
+    blockers: Tuple[Blocker, ...] = ()
+    warnings: Tuple[Blocker, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.blockers
+
+
+def plain(value: object) -> object:
+    """Dataclass to JSON-ready dictionaries and lists; enums become their values."""
+
+    def convert(item: object) -> object:
+        if isinstance(item, Enum):
+            return item.value
+        if isinstance(item, dict):
+            return {key: convert(entry) for key, entry in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [convert(entry) for entry in item]
+        return item
+
+    return convert(asdict(value))  # type: ignore[call-overload]

@@ -1,0 +1,256 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The pool kind ``fsdax``: reserved RAM as a DAX file system, in which libvirt keeps VM RAM as ordinary files.
+
+The kernel's nd_e820 driver makes ``/dev/pmem0`` of the region on every boot. A page of a file on an ext4 mounted with
+``dax=always`` *is* a page of the region, and stays in its place through the jump.
+
+<mount point>/libvirt/qemu/<id>-<name>/pc.ram     RAM of a running VM; libvirt deletes the name at its end
+<mount point>/holdfast/<uuid>/ram/pc.ram          the same file, by a second name that outlives the VM's QEMU
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Sequence, Tuple
+
+from .cmdline import format_memmap, memmap_regions
+from .command import run
+from .config import PoolConfig
+from .domain import live_directories
+from .errors import CommandFailed, HoldfastError, VmError
+from .facts import RamFile
+from .journal import holds_suspended
+from .pool import Content
+from .regions import range_text, size_text
+
+DRIVERS = ("nd_e820", "nd_pmem")
+DEVICE_TIMEOUT_S = 30.0
+
+# Blocks in groups of 2 MiB, so that guest RAM can be mapped by huge pages; few inodes, all initialised at once, so
+# that nothing writes to the file system behind our back; no blocks held back for root. It keeps a small journal: that
+# holds names only, never RAM, and a kernel that panics leaves the pool dirty for the one that comes after it.
+MKFS = "mkfs.ext4 -q -F -b 4096 -m 0 -N 8192 -J size=4 -L holdfast"
+MKFS_EXTENDED = "stride=512,stripe_width=512,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+MOUNT_OPTIONS = "dax=always,noatime,nosuid,nodev"
+
+# QEMU runs as an unprivileged user and must pass through; what is in a directory is nobody else's business.
+PASS_THROUGH = 0o711
+
+
+@dataclass(frozen=True)
+class FsdaxPool:
+    """One region of reserved RAM, one ext4 on it. ``root`` is where /proc, /sys and /dev are (tests put another)."""
+
+    config: PoolConfig
+    state_dir: Path
+    root: Path = Path("/")
+
+    def reserve(self) -> Tuple[str, ...]:
+        """The kernel arguments. Raises HoldfastError for more than one region.
+
+        Each region becomes a device of its own, and one file system cannot span two. ``nokaslr``: the next kernel
+        must not choose a place inside the pool (by itself it avoids four regions only).
+        """
+        if len(self.config.regions) != 1:
+            raise HoldfastError(
+                f"an fsdax pool is one region, not {len(self.config.regions)}: one file system cannot span two devices",
+                "ask for RAM of one NUMA node",
+            )
+        return (format_memmap(*self.config.regions), "nokaslr")
+
+    @property
+    def mounted(self) -> bool:
+        """Whether a file system with DAX is mounted at the pool's mount point."""
+        found = mount_options(self.root, self.config.mount_point)
+        return found is not None and "dax=always" in found.split(",")
+
+    def attach(self, content: Content) -> None:
+        """Mount the pool, on a new file system unless its content is trusted. A mounted pool is left as it is.
+
+        Raises HoldfastError when the running kernel reserved nothing, the device is another range, or the journal
+        holds a suspended VM whose RAM a new file system would destroy.
+        """
+        if self.mounted:
+            return
+        self._check_reserved()
+        run(["modprobe", "-a", *DRIVERS])
+        self._wait_for_device()
+        self._check_range()
+        if content is Content.FRESH:
+            self._format()
+        self._mount()
+        self._make_places()
+
+    def detach(self) -> None:
+        """Unmount: after this everything is in the reserved RAM. Raises CommandFailed."""
+        if self.mounted:
+            run(["umount", str(self.config.mount_point)], timeout_s=120)
+
+    def reattach(self) -> None:
+        """Mount again in the same boot. Raises HoldfastError."""
+        self.attach(Content.TRUSTED)
+
+    def vault(self) -> Path:
+        return self.config.vault
+
+    def vault_of(self, uuid: str) -> Path:
+        return self.config.vault / uuid
+
+    def ram_of(self, uuid: str) -> Tuple[Path, ...]:
+        """Kept RAM files by name."""
+        return tuple(sorted((self.vault_of(uuid) / "ram").glob("*")))
+
+    def reserve_vm(self, domain_id: int, name: str, files: Sequence[RamFile]) -> None:
+        """Allocate the RAM files of a VM that starts, so that the pool cannot run out under a running guest.
+
+        For libvirt's ``start begin`` hook. QEMU takes an existing file of the right size as it is. Raises VmError.
+        """
+        live = self._live(domain_id, name)
+        for file in files:
+            _allocate(live / file.name, file.size_bytes, name)
+
+    def keep(self, uuid: str, domain_id: int, name: str) -> Tuple[RamFile, ...]:
+        """Link the RAM files of a running VM under its uuid. Raises VmError when it has none on the pool."""
+        live, kept = self._live(domain_id, name), self.vault_of(uuid) / "ram"
+        shutil.rmtree(self.vault_of(uuid), ignore_errors=True)
+        kept.mkdir(parents=True, mode=0o700)
+        for path in sorted(live.iterdir()):
+            os.link(path, kept / path.name)
+        if not self.ram_of(uuid):
+            raise VmError(f"VM {name} has no RAM file in {live}", "its RAM is not in the pool; see preflight")
+        return tuple(RamFile(path.name, path.stat().st_size) for path in self.ram_of(uuid))
+
+    def place(self, uuid: str, domain_id: int, name: str) -> None:
+        """Link the kept RAM into the directory that libvirt made for this start. Raises VmError.
+
+        libvirt owns and labels that directory before its ``start begin`` hook. One that somebody else makes earlier is
+        neither owned nor labelled, and AppArmor then denies the file.
+        """
+        kept, live = self.ram_of(uuid), self._live(domain_id, name)
+        if not kept:
+            raise VmError(f"VM {name} has no RAM kept in the pool", "see holdfast-agent status")
+        for path in kept:
+            os.link(path, live / path.name)
+
+    def release(self, uuid: str) -> None:
+        """Take the kept names away; a running QEMU keeps its file by libvirt's name."""
+        shutil.rmtree(self.vault_of(uuid), ignore_errors=True)
+
+    def _live(self, domain_id: int, name: str) -> Path:
+        """libvirt's directory for the RAM of a running VM.
+
+        An unmounted pool is found here, in the hook, and not by an immutable mount point: libvirt makes its directory
+        when its daemon starts, and a failure there takes its whole QEMU driver down, VMs outside the pool included.
+        """
+        if not self.mounted:
+            raise VmError(
+                f"VM {name}: the pool is not mounted at {self.config.mount_point}",
+                "see why: systemctl status holdfast-pool.service",
+            )
+        base = self.config.mount_point / "libvirt/qemu"
+        for candidate in live_directories(domain_id, name):
+            if (base / candidate).is_dir():
+                return base / candidate
+        raise VmError(f"VM {name} has no RAM in the pool: no directory {base}/{domain_id}-…", "see preflight")
+
+    def _check_reserved(self) -> None:
+        running = memmap_regions((self.root / "proc/cmdline").read_text())
+        found = {(region.start, region.size) for region in running}
+        if not {(region.start, region.size) for region in self.config.regions} <= found:
+            raise HoldfastError(
+                f"the running kernel's command line lacks {format_memmap(*self.config.regions)}: nothing is reserved",
+                "run the prepare playbook, and reboot the host when it says so",
+            )
+
+    def _wait_for_device(self) -> None:
+        # Probing goes on after modprobe returned, and udev may not be up yet: the node in devtmpfs is the event.
+        device = self.root / self.config.device.lstrip("/")
+        deadline = time.monotonic() + DEVICE_TIMEOUT_S
+        while not device.exists():
+            if time.monotonic() > deadline:
+                raise HoldfastError(
+                    f"no {self.config.device} within {DEVICE_TIMEOUT_S:.0f} s, though its region is reserved",
+                    "see the kernel log for nd_pmem, and /proc/iomem for the region",
+                )
+            time.sleep(0.01)
+
+    def _check_range(self) -> None:
+        """The block device must lie exactly on the recorded physical range, or it is somebody else's memory."""
+        # Above the block device is its namespace, above that its region (drivers/nvdimm/region_devs.c).
+        namespace = self.root / "sys/class/block" / Path(self.config.device).name / "device"
+        region, hint = self.config.regions[0], "name the device of the reserved region in the agent's configuration"
+        try:
+            above = namespace.resolve().parent
+            start, size = int((above / "resource").read_text(), 16), int((above / "size").read_text())
+        except (OSError, ValueError) as error:
+            raise HoldfastError(f"{self.config.device} is no memory device of one region: {error}", hint) from error
+        if (start, size) != (region.start, region.size):
+            found = f"{self.config.device} lies at {start:#x} with {size_text(size)}"
+            raise HoldfastError(f"{found}, but the pool is {range_text(region)}", hint)
+
+    def _format(self) -> None:
+        if holds_suspended(self.state_dir):
+            raise HoldfastError(
+                "the journal holds a suspended VM whose RAM is in the pool: it is not formatted",
+                "see holdfast-agent status",
+            )
+        run([*MKFS.split(), "-E", MKFS_EXTENDED, self.config.device], timeout_s=600)
+
+    def _mount(self) -> None:
+        where = self.config.mount_point
+        where.mkdir(parents=True, exist_ok=True, mode=PASS_THROUGH)
+        try:
+            run(["mount", "-t", "ext4", "-o", MOUNT_OPTIONS, self.config.device, str(where)], timeout_s=600)
+        except CommandFailed as exc:
+            raise HoldfastError(f"the pool cannot be mounted: {exc.message}", "see the kernel log") from exc
+
+    def _make_places(self) -> None:
+        """libvirt would make its directories closed to QEMU's unprivileged user; ours are open for passing through."""
+        where = self.config.mount_point
+        for path in (where, where / "libvirt", where / "libvirt/qemu"):
+            path.mkdir(exist_ok=True)
+            path.chmod(PASS_THROUGH)
+        self.config.vault.mkdir(exist_ok=True, mode=0o700)
+        # No QEMU runs on a pool that has just been mounted. Names left by an earlier boot would be in the way: libvirt
+        # takes an existing directory as it is, unlabelled, when a domain id comes again.
+        for stale in (where / "libvirt/qemu").iterdir():
+            shutil.rmtree(stale)
+
+
+def mount_options(root: Path, mount_point: Path) -> Optional[str]:
+    """Options of what is mounted there, of the mount and of its file system, comma separated; None when nothing is."""
+    found = None
+    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[4] == str(mount_point):
+            # The last one is on top.
+            found = f"{left.split()[5]},{right.split()[2]}"
+    return found
+
+
+def _allocate(path: Path, size_bytes: int, name: str) -> None:
+    """Room for one RAM file, owned like its directory. It reads as zeros; no page is touched."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        owner = path.parent.stat()
+        os.fchown(handle, owner.st_uid, owner.st_gid)
+        os.posix_fallocate(handle, 0, size_bytes)
+    except OSError as exc:
+        path.unlink()
+        if exc.errno != errno.ENOSPC:
+            raise VmError(f"VM {name} cannot start: no RAM file {path}: {exc.strerror}") from exc
+        space = os.statvfs(path.parent)
+        left = size_text(space.f_bavail * space.f_frsize)
+        raise VmError(
+            f"VM {name} cannot start: it needs {size_text(size_bytes)} of RAM, the pool has {left} free",
+            "stop another VM, or reserve a larger pool",
+        ) from exc
+    finally:
+        os.close(handle)

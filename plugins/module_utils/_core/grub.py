@@ -1,0 +1,76 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The boot loader's part of the pool: kernel arguments for every installed and every future kernel (Debian's GRUB)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Sequence
+
+from . import command, durable
+from .errors import HoldfastError
+
+PATH = Path("/etc/default/grub.d/holdfast.cfg")
+GENERATED = Path("/boot/grub/grub.cfg")
+
+
+def config_text(arguments: Sequence[str]) -> str:
+    """A file for /etc/default/grub.d that appends ``arguments`` to the command line of all menu entries."""
+    return (
+        "# RAM for VMs, kept out of the kernel's allocator. Written by holdfast; removed by its remove playbook.\n"
+        f'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX {" ".join(arguments)}"\n'
+    )
+
+
+def installed_text(path: Path = PATH) -> str:
+    """What is configured now; empty when nothing is."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def install(text: str, path: Path = PATH, generated: Path = GENERATED) -> None:
+    """Put ``text`` in place (empty: remove the file) and regenerate the boot menu.
+
+    The earlier file comes back when the menu cannot be made, or does not carry the arguments.
+    Raises HoldfastError, CommandFailed.
+    """
+    before = installed_text(path)
+    _put(text, path)
+    try:
+        command.run(["update-grub"], timeout_s=300)
+        _require_in_menu(text, generated)
+    except HoldfastError:
+        _put(before, path)
+        raise
+
+
+def arguments_of(text: str) -> tuple[str, ...]:
+    """The arguments inside what ``config_text`` made."""
+    for line in text.splitlines():
+        if line.startswith("GRUB_CMDLINE_LINUX="):
+            return tuple(line.split("=", 1)[1].strip('"').split()[1:])
+    return ()
+
+
+def _put(text: str, path: Path) -> None:
+    if text:
+        # Made here, readable for all as packages make it: durable's own directories are private.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_text(path, text, mode=0o644)
+    elif path.exists():
+        path.unlink()
+        durable.sync_directory(path.parent)
+
+
+def _require_in_menu(text: str, generated: Path) -> None:
+    menu = generated.read_text(encoding="utf-8", errors="replace")
+    kernels = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
+    for argument in arguments_of(text):
+        if not kernels or any(argument not in words for words in kernels):
+            raise HoldfastError(
+                f"update-grub made {generated} without {argument} on every kernel's command line",
+                "see whether /etc/default/grub or a later file in /etc/default/grub.d sets GRUB_CMDLINE_LINUX anew",
+            )

@@ -1,0 +1,48 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The libvirt hook: what happens when any VM starts on this host.
+
+libvirt waits for the hook and takes a failure as a veto. The hook must not call libvirt.
+"""
+
+from __future__ import annotations
+
+from . import permit
+from .config import Config
+from .domain import vm_facts
+from .errors import HoldfastError
+from .facts import RamBacking, VmFacts
+from .journal import HELD, open_journal
+from .pool import open_pool
+
+
+def run(config: Config, operation: str, sub_operation: str, xml: str) -> None:
+    """Act on one hook call. Raises HoldfastError to forbid the start."""
+    if config.pool is None or sub_operation != "begin":
+        return
+    vm = vm_facts(xml)
+    if operation == "prepare":
+        _forbid_second_life(config, vm)
+    elif operation == "start":
+        _place(config, vm)
+
+
+def _forbid_second_life(config: Config, vm: VmFacts) -> None:
+    """A VM that waits in the pool must not be started from its disk, by autostart or by hand."""
+    if permit.holds(vm.uuid):
+        return
+    journal = open_journal(config.state_dir)
+    waiting = [entry for entry in journal.vms if entry["uuid"] == vm.uuid and entry["state"] in HELD]
+    if waiting:
+        found = f"VM {vm.name} is suspended in the pool by generation {journal.generation}"
+        raise HoldfastError(found, "it must not be started from its disk; see holdfast-agent status")
+
+
+def _place(config: Config, vm: VmFacts) -> None:
+    """Give a restored VM its RAM back; reserve RAM for a new one, so that the pool is never promised twice."""
+    pool = open_pool(config)
+    if permit.holds(vm.uuid):
+        pool.place(vm.uuid, vm.domain_id, vm.name)
+    elif vm.ram_backing is RamBacking.FILE_SHARED:
+        pool.reserve_vm(vm.domain_id, vm.name, vm.ram_files)

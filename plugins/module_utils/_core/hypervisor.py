@@ -1,0 +1,144 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The core's one door to libvirt."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Iterator, List, Tuple
+
+from .errors import HoldfastError, VmError
+
+try:
+    import libvirt
+except ImportError:  # on a controller without the binding, or where only the pure parts are used
+    libvirt = None
+
+URI = "qemu:///system"
+STATES = {0: "nostate", 1: "running", 2: "blocked", 3: "paused", 4: "shutdown", 5: "shutoff", 6: "crashed"}
+
+
+class Domain:
+    """One libvirt domain. Every method raises VmError with libvirt's own words and the VM's name."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self.name: str = raw.name()
+        self.uuid: str = raw.UUIDString()
+
+    def _call(self, what: str, method: str, *args: Any) -> Any:
+        try:
+            return getattr(self.raw, method)(*args)
+        except libvirt.libvirtError as exc:
+            raise VmError(f"VM {self.name}: cannot {what}: {exc}") from exc
+
+    @property
+    def id(self) -> int:
+        """Id of the running domain, -1 when it is off."""
+        return int(self.raw.ID())
+
+    def state(self) -> str:
+        """``running``, ``paused``, ``shutoff``, …"""
+        return STATES.get(self._call("read its state", "state")[0], "unknown")
+
+    def xml(self) -> str:
+        """Definition of the running VM, or the stored one when it is off."""
+        return str(self._call("read its definition", "XMLDesc", 0))
+
+    def stored_xml(self) -> str:
+        """The persistent definition, with secrets, fit to be defined again."""
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        return str(self._call("read its stored definition", "XMLDesc", flags))
+
+    def persistent(self) -> bool:
+        return bool(self._call("read whether it is persistent", "isPersistent"))
+
+    def autostart(self) -> bool:
+        return bool(self.raw.isPersistent() and self._call("read its autostart", "autostart"))
+
+    def job(self) -> str:
+        """Name of the job in progress (a migration, a backup, …), empty when there is none."""
+        if self.id < 0:
+            return ""
+        kind = int(self._call("read its jobs", "jobInfo")[0])
+        return "" if kind == libvirt.VIR_DOMAIN_JOB_NONE else f"job type {kind}"
+
+    def block_jobs(self, targets: "tuple[str, ...]") -> Tuple[str, ...]:
+        """Targets of the disks that have a block job running."""
+        if self.id < 0:
+            return ()
+        return tuple(target for target in targets if self._call("read its block jobs", "blockJobInfo", target, 0))
+
+    def pause(self) -> None:
+        self._call("pause it", "suspend")
+
+    def resume(self) -> None:
+        self._call("resume it", "resume")
+
+    def destroy(self) -> None:
+        self._call("end it", "destroy")
+
+    def save(self, path: str) -> None:
+        """Write its state to ``path`` and end its QEMU; it stays paused in the image."""
+        self._call("save it", "saveFlags", path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+
+
+class Hypervisor:
+    """A connection to the host's libvirt."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def domains(self) -> List[Domain]:
+        """All VMs, running or defined."""
+        return [Domain(raw) for raw in self.connection.listAllDomains(0)]
+
+    def running(self) -> List[Domain]:
+        """VMs that have a QEMU, paused ones included."""
+        return [Domain(raw) for raw in self.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)]
+
+    def domain(self, uuid: str) -> Domain:
+        """A VM by uuid. Raises VmError."""
+        try:
+            return Domain(self.connection.lookupByUUIDString(uuid))
+        except libvirt.libvirtError as exc:
+            raise VmError(f"libvirt knows no VM {uuid}: {exc}") from exc
+
+    def create_paused(self, name: str, xml: str) -> Domain:
+        """Start a VM from XML without running its CPUs. Raises VmError."""
+        try:
+            return Domain(self.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED))
+        except libvirt.libvirtError as exc:
+            raise VmError(f"VM {name}: cannot be started for its restore: {exc}") from exc
+
+    def define(self, xml: str) -> Domain:
+        """Store a definition. Raises VmError."""
+        try:
+            return Domain(self.connection.defineXML(xml))
+        except libvirt.libvirtError as exc:
+            raise VmError(f"libvirt refuses the definition: {exc}") from exc
+
+    def libvirt_version(self) -> Tuple[int, int, int]:
+        return _version(int(self.connection.getLibVersion()))
+
+
+@contextmanager
+def connect(uri: str = URI) -> Iterator[Hypervisor]:
+    """Connect to libvirt; waits for a daemon that systemd is still starting. Raises HoldfastError."""
+    if libvirt is None:
+        raise HoldfastError("Python's libvirt binding is not installed", "install the package python3-libvirt")
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    try:
+        connection = libvirt.open(uri)
+    except libvirt.libvirtError as exc:
+        hint = "start libvirt's daemon; a host without libvirt and QEMU is no hypervisor"
+        raise HoldfastError(f"libvirt does not answer at {uri}: {exc}", hint) from exc
+    try:
+        yield Hypervisor(connection)
+    finally:
+        connection.close()
+
+
+def _version(number: int) -> Tuple[int, int, int]:
+    return number // 1000000, number // 1000 % 1000, number % 1000

@@ -1,0 +1,218 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The journal: the durable record of how far a generation got, one checked line per event.
+
+An event is on the medium before what it announces is done. A last line that was cut off was never acted upon and
+is dropped; a damaged line anywhere else makes the journal unreadable, and then nothing is guessed from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+from . import durable
+from .errors import JournalError
+
+NAME = "journal.jsonl"
+TERMINAL = ("restored", "aborted", "failed")
+# From which states an event may be recorded, and to which state it leads (None: it stays).
+TRANSITIONS: Mapping[str, "tuple[tuple[str, ...], Optional[str]]"] = {
+    "begin": (("none",), "staged"),
+    "suspending": (("staged",), "suspending"),
+    "suspended": (("suspending",), "suspended"),
+    "jumping": (("suspended",), "jumping"),
+    "arrived": (("jumping",), "arrived"),
+    "attached": (("arrived",), "attached"),
+    "restoring": (("attached", "suspending", "suspended", "jumping", "restoring"), "restoring"),
+    "restored": (("restoring",), "restored"),
+    "aborted": (("staged", "suspending", "suspended", "jumping", "restoring"), "aborted"),
+    "failed": (("staged", "suspending", "suspended", "jumping", "arrived", "attached", "restoring"), "failed"),
+}
+# What an event does to the one VM it names.
+VM_STATES = {
+    "vm_paused": "paused",
+    "vm_saved": "suspended",
+    "vm_verified": "suspended",
+    "vm_resuming": "resuming",
+    "vm_resumed": "resumed",
+    "vm_failed": "failed",
+    "vm_lost": "lost",
+}
+# RAM of a VM in one of these states exists only in the pool.
+HELD = ("suspended", "failed")
+
+
+class Journal:
+    """One generation's record. ``view`` is the dictionary that ``status`` prints; see ``begin`` for its shape."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.view: Dict[str, Any] = {"state": "none"}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, path: Path) -> "Journal":
+        """Read a journal file; an empty journal when there is none. Raises JournalError when it is damaged."""
+        journal = cls(path)
+        for event in _events(path):
+            journal._fold(event)
+        return journal
+
+    @property
+    def state(self) -> str:
+        return str(self.view["state"])
+
+    @property
+    def generation(self) -> str:
+        return str(self.view.get("generation", ""))
+
+    @property
+    def vms(self) -> List[Dict[str, Any]]:
+        return list(self.view.get("vms", []))
+
+    @property
+    def holds_suspended(self) -> bool:
+        """Whether the only copy of some VM's RAM is in the pool: then nothing may touch the pool."""
+        return any(vm["state"] in HELD for vm in self.vms)
+
+    def vm(self, uuid: str) -> Dict[str, Any]:
+        """One VM's record. Raises JournalError for a VM that is not in this generation."""
+        for vm in self.view.get("vms", []):
+            if vm["uuid"] == uuid:
+                return vm
+        raise JournalError(f"VM {uuid} is not in generation {self.generation}")
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Append one event durably, then take it into the view. Raises JournalError if it does not fit the state."""
+        with self._lock:
+            entry = {"event": event, "at": time.time(), **fields}
+            self._check(entry)
+            text = json.dumps(entry, sort_keys=True)
+            durable.append_line(self.path, f"{_sum(text)} {text}")
+            self._fold(entry)
+
+    def archive(self) -> None:
+        """Move a finished journal to the history, so that the next generation may begin."""
+        if self.state not in TERMINAL:
+            raise JournalError(f"generation {self.generation} is {self.state}, not finished")
+        durable.move(self.path, self.path.parent / "history" / f"{self.generation}.jsonl")
+
+    def _check(self, entry: Mapping[str, Any]) -> None:
+        event = entry["event"]
+        if event in TRANSITIONS and self.state not in TRANSITIONS[event][0]:
+            raise JournalError(f"{event} does not follow {self.state} in generation {self.generation or '(none)'}")
+        if event in VM_STATES:
+            vm = self.vm(entry["uuid"])
+            if event == "vm_resuming" and vm["state"] != "suspended":
+                raise JournalError(f"VM {vm['name']} is {vm['state']}: its saved state is used at most once")
+
+    def _fold(self, entry: Dict[str, Any]) -> None:
+        self._check(entry)
+        event = entry["event"]
+        if event == "begin":
+            self.view = _begun(entry)
+        elif event in VM_STATES:
+            _fold_vm(self.vm(entry["uuid"]), entry)
+        elif event == "phase_begin":
+            self.view["phases"].append({"name": entry["name"], "start": entry["at"], "seconds": None})
+        elif event == "phase_end":
+            _end_phase(self.view["phases"], entry)
+        elif event == "warning":
+            self.view["warnings"].append(entry["text"])
+        elif event in TRANSITIONS:
+            self.view["state"] = TRANSITIONS[event][1]
+            _fold_host(self.view, entry)
+        self.view["updated_at"] = entry["at"]
+
+
+def open_journal(state_dir: Path) -> Journal:
+    """The journal of the generation in flight on this host; its state is ``none`` when there is none."""
+    return Journal.load(state_dir / NAME)
+
+
+def latest(state_dir: Path) -> Journal:
+    """The journal in flight, else the newest finished one, else an empty one."""
+    current = open_journal(state_dir)
+    if current.state != "none":
+        return current
+    finished = sorted((state_dir / "history").glob("g-*.jsonl"))
+    return Journal.load(finished[-1]) if finished else current
+
+
+def holds_suspended(state_dir: Path) -> bool:
+    """Whether a journal in flight holds a VM whose only RAM is in the pool. A damaged journal may: so True."""
+    try:
+        return open_journal(state_dir).holds_suspended
+    except JournalError:
+        return True
+
+
+def _events(path: Path) -> "list[dict[str, Any]]":
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    whole, _cut = raw.rsplit(b"\n", 1) if b"\n" in raw else (b"", raw)
+    return [_event(path, number, line) for number, line in enumerate(whole.split(b"\n"), 1) if whole]
+
+
+def _event(path: Path, number: int, line: bytes) -> "dict[str, Any]":
+    checksum, _, text = line.decode(errors="replace").partition(" ")
+    if checksum != _sum(text):
+        raise JournalError(
+            f"line {number} of {path} is damaged", "nothing was changed; look at the file and at the pool before acting"
+        )
+    return dict(json.loads(text))
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
+    vms = [{"state": "pending", "error": "", "ram_verified": False, **vm} for vm in entry["vms"]]
+    return {
+        "generation": entry["generation"],
+        "state": "staged",
+        "host": entry["host"],
+        "kernel": dict(entry["kernel"]),
+        "qemu": {"from": entry["qemu"], "to": ""},
+        "boot_id": {"from": entry["boot_id"], "to": ""},
+        "reason": "",
+        "phases": [],
+        "vms": vms,
+        "warnings": [],
+        "begun_at": entry["at"],
+    }
+
+
+def _fold_vm(vm: Dict[str, Any], entry: Mapping[str, Any]) -> None:
+    vm["state"] = VM_STATES[entry["event"]]
+    stamp = {"vm_paused": "paused_at", "vm_saved": "saved_at", "vm_verified": "restore_started_at"}
+    stamp["vm_resumed"] = "resumed_at"
+    if entry["event"] in stamp:
+        vm[stamp[entry["event"]]] = entry.get("moment", entry["at"])
+    details = {key: value for key, value in entry.items() if key not in ("event", "at", "moment", "uuid")}
+    vm.update(details)
+
+
+def _fold_host(view: Dict[str, Any], entry: Mapping[str, Any]) -> None:
+    if entry["event"] == "arrived":
+        view["boot_id"]["to"] = entry["boot_id"]
+        view["kernel"]["arrived"] = entry["kernel"]
+    if entry["event"] == "restored":
+        view["qemu"]["to"] = entry["qemu"]
+    view["reason"] = entry.get("reason", view["reason"])
+
+
+def _end_phase(phases: "list[dict[str, Any]]", entry: Mapping[str, Any]) -> None:
+    for phase in reversed(phases):
+        if phase["name"] == entry["name"] and phase["seconds"] is None:
+            phase["seconds"] = round(entry["at"] - phase["start"], 3)
+            return

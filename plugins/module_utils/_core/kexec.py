@@ -1,0 +1,70 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The jump: load a kernel by file, prove that it is loaded, and go.
+
+Only kexec_file_load (``kexec -s``) is ever used: the older call places its segments by the firmware's memory map,
+in which VM RAM looks free.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .command import run
+from .errors import CommandFailed, HoldfastError
+
+LOADED = Path("/sys/kernel/kexec_loaded")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+CMDLINE = Path("/proc/cmdline")
+
+
+def boot_id() -> str:
+    """This boot's id: every boot, a kexec included, draws a new one."""
+    return BOOT_ID.read_text().strip()
+
+
+def running_cmdline() -> str:
+    """Command line of the running kernel."""
+    return CMDLINE.read_text().strip()
+
+
+def running_release() -> str:
+    """Release of the running kernel, as ``uname -r``."""
+    return os.uname().release
+
+
+def image_of(release: str) -> "tuple[Path, Path]":
+    """Kernel image and initrd of an installed release. Raises HoldfastError naming what is installed."""
+    image, initrd = Path(f"/boot/vmlinuz-{release}"), Path(f"/boot/initrd.img-{release}")
+    if not (image.exists() and initrd.exists()):
+        there = ", ".join(sorted(path.name[8:] for path in Path("/boot").glob("vmlinuz-*"))) or "none"
+        raise HoldfastError(f"kernel {release} is not installed (image or initrd missing)", f"installed: {there}")
+    return image, initrd
+
+
+def load(image: Path, initrd: Path, cmdline: str) -> None:
+    """Load a kernel for the jump, replacing any that was loaded. Raises HoldfastError if it is not loaded then."""
+    try:
+        run(["kexec", "-s", "-l", str(image), f"--initrd={initrd}", f"--command-line={cmdline}"], timeout_s=300)
+    except CommandFailed as exc:
+        hint = "look for lockdown or signature messages in the kernel log; no VM was paused for this"
+        raise HoldfastError(f"the kernel refuses to load {image}: {exc.message}", hint) from exc
+    if LOADED.read_text().strip() != "1":
+        raise HoldfastError(f"{image} did not stay loaded", "nothing was changed; see the kernel log")
+
+
+def unload() -> None:
+    """Forget a loaded kernel, so that an ordinary reboot is an ordinary reboot."""
+    if LOADED.read_text().strip() == "1":
+        run(["kexec", "-s", "-u"])
+
+
+def jump() -> None:
+    """Go to the loaded kernel at once. Does not return; raises CommandFailed if the kernel refuses.
+
+    Network interfaces are left to the drivers' own shutdown, and disks were synced by the caller.
+    """
+    run(["kexec", "-e", "-x"], timeout_s=120)
+    raise CommandFailed("the jump returned", "the host is still on the old kernel")

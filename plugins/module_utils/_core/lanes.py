@@ -1,0 +1,44 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Work on several VMs at a time, begun in a given order."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, List, Sequence, Tuple, TypeVar
+
+Item = TypeVar("Item")
+
+
+def in_order(
+    work: Callable[[Item], None], items: Sequence[Item], lanes: int
+) -> List[Tuple[Item, Exception]]:
+    """Run ``work`` on every item, ``lanes`` at a time, begun in the order given; return what failed, with why."""
+    failures: List[Tuple[Item, Exception]] = []
+
+    def guarded(item: Item) -> None:
+        try:
+            work(item)
+        except Exception as exc:  # every VM's failure is reported, none may take the others along
+            failures.append((item, exc))
+
+    with ThreadPoolExecutor(max_workers=max(1, lanes)) as pool:
+        list(pool.map(guarded, items))
+    return failures
+
+
+def until_failure(work: Callable[[Item], None], items: Sequence[Item], lanes: int) -> List[Tuple[Item, Exception]]:
+    """As ``in_order``, but nothing new is begun once something failed."""
+    failed: List[bool] = []
+
+    def watched(item: Item) -> None:
+        if failed:
+            return
+        try:
+            work(item)
+        except Exception:
+            failed.append(True)
+            raise
+
+    return in_order(watched, items, lanes)

@@ -1,0 +1,42 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent's word to the libvirt hook that one VM is being restored just now.
+
+A permit lives in /run: it ends with the boot, and only root can write it.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+from .config import RUN_DIR
+from .errors import HoldfastError
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _path(uuid: str) -> Path:
+    if not UUID.fullmatch(uuid):
+        raise HoldfastError(f"{uuid!r} is not a VM's uuid")
+    return RUN_DIR / "restoring" / uuid
+
+
+@contextmanager
+def granted(uuid: str) -> Iterator[None]:
+    """Let libvirt start this VM, on its kept RAM, while the block runs."""
+    path = _path(uuid)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def holds(uuid: str) -> bool:
+    """Whether the agent is restoring this VM."""
+    return _path(uuid).exists()

@@ -1,0 +1,609 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""May this host be upgraded in place now? Every blocker at once, of the host and of each VM; nothing is touched.
+
+One small function per question. It yields findings; whether they block or merely warn is decided by the table the
+function stands in. VMs are judged only when they stay in place and are not shut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from . import cmdline, regions
+from .errors import Refused
+from .facts import Blocker, HostFacts, KernelFacts, QemuFacts, RamBacking, Treatment, Verdict, VmFacts
+from .policy import Decision
+
+_MIB = 1 << 20
+
+# A device state file was 0.5 MiB with a serial console; video memory comes on top (16 to 64 MiB, mostly zeros).
+STATE_BYTES_PER_VM = 32 * _MIB
+STATE_BYTES_SPARE = 64 * _MIB
+# The next kernel and its initrd are held in the host's own RAM until the jump.
+MEMORY_FOR_KERNEL_BYTES = 256 * _MIB
+# KASLR avoids this many memmap= entries (MAX_MEMMAP_REGIONS, arch/x86/boot/compressed/kaslr.c).
+KASLR_AVOIDS = 4
+# file: migration streams at an offset, which reads the state out of libvirt's save image.
+OLDEST_QEMU = (8, 2, 0)
+# virDomainQemuMonitorCommandWithFiles, which hands the state file to a confined QEMU.
+OLDEST_LIBVIRT = (8, 2, 0)
+
+# Block drivers that add a migration blocker in QEMU's normal mode.
+_DISK_FORMATS_THAT_CANNOT_MOVE = ("parallels", "qcow", "vdi", "vhdx", "vmdk", "vpc", "fat")
+_RAM_DISKS = ("/dev/ram", "/dev/zram")
+_LATE_DEVICES = ("/dev/loop", "/dev/nbd", "/dev/rbd")
+_PREPARE = "run the prepare playbook"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What is judged. ``qemu`` is the one that will restore; ``vms`` those that stay in place and are not shut off."""
+
+    host: HostFacts
+    target: KernelFacts
+    qemu: QemuFacts
+    vms: tuple[VmFacts, ...]
+
+
+_HostCheck = Callable[[_Case], Iterator[Blocker]]
+_VmCheck = Callable[[_Case, VmFacts], Iterator[Blocker]]
+
+
+def judge(
+    host: HostFacts,
+    vms: Sequence[VmFacts],
+    target: KernelFacts,
+    *,
+    decisions: Sequence[Decision] = (),
+    qemu: QemuFacts | None = None,
+) -> Verdict:
+    """The verdict on an upgrade of ``host`` to the kernel ``target``.
+
+    ``target.cmdline`` is the command line that the new kernel will get. ``decisions`` are the policy's; a VM without
+    one stays in place. ``qemu`` is the emulator that will restore, the installed one unless given. Raises nothing.
+    """
+    treatments = {decision.uuid: decision.treatment for decision in decisions}
+    staying = (vm for vm in vms if treatments.get(vm.uuid, Treatment.IN_PLACE) is Treatment.IN_PLACE)
+    case = _Case(host, target, qemu or host.qemu, tuple(vm for vm in staying if vm.state != "shutoff"))
+    return Verdict(
+        blockers=tuple(_findings(case, HOST_BLOCKERS, VM_BLOCKERS)),
+        warnings=tuple(_findings(case, HOST_WARNINGS, VM_WARNINGS)),
+    )
+
+
+def require_passed(verdict: Verdict, hostname: str) -> None:
+    """Raise Refused, listing every blocker with its remedy, unless the verdict is good."""
+    if verdict.passed:
+        return
+    lines = [f"{f'VM {entry.vm}: ' if entry.vm else ''}{entry.message} -- {entry.remedy}" for entry in verdict.blockers]
+    count = f"{len(lines)} thing{'s' if len(lines) > 1 else ''}"
+    raise Refused(
+        f"host {hostname} cannot be upgraded in place because of {count}:\n  * " + "\n  * ".join(lines),
+        "nothing was touched; remove what is named above and run preflight again",
+    )
+
+
+def _findings(case: _Case, of_host: Sequence[_HostCheck], of_vm: Sequence[_VmCheck]) -> Iterator[Blocker]:
+    for host_check in of_host:
+        yield from host_check(case)
+    for vm in case.vms:
+        for vm_check in of_vm:
+            yield from vm_check(case, vm)
+
+
+# --- the host's software -------------------------------------------------------------------------------------------
+
+
+def _architecture(case: _Case) -> Iterator[Blocker]:
+    if case.host.architecture != "x86_64":
+        yield Blocker(
+            "architecture",
+            f"the host is {case.host.architecture}; memmap= keeps a pool on x86_64 only",
+            "upgrade this host by reboot",
+        )
+
+
+def _kvm(case: _Case) -> Iterator[Blocker]:
+    if not case.host.has_kvm:
+        yield Blocker(
+            "no-kvm",
+            "there is no usable /dev/kvm: this host is no KVM hypervisor",
+            "load kvm_intel or kvm_amd (is virtualisation on in the firmware?), or take the host out of the inventory",
+        )
+
+
+def _libvirt(case: _Case) -> Iterator[Blocker]:
+    found = case.host.libvirt_version
+    if not case.host.libvirt_active:
+        yield Blocker("libvirt-down", "libvirt's daemon does not answer", "start libvirtd (systemctl status libvirtd)")
+    elif found < OLDEST_LIBVIRT:
+        yield Blocker(
+            "libvirt-too-old",
+            f"libvirt {_dotted(found)} cannot hand a state file to a confined QEMU",
+            f"install libvirt {_dotted(OLDEST_LIBVIRT)} or newer",
+        )
+
+
+def _qemu(case: _Case) -> Iterator[Blocker]:
+    if case.qemu.version == (0, 0, 0):
+        yield Blocker("qemu-missing", "no QEMU is installed that could restore the VMs", "install qemu-system-x86")
+    elif case.qemu.version < OLDEST_QEMU:
+        yield Blocker(
+            "qemu-too-old",
+            f"QEMU {_dotted(case.qemu.version)} cannot read a device state out of libvirt's save image",
+            f"install QEMU {_dotted(OLDEST_QEMU)} or newer",
+        )
+
+
+def _plain_restore(case: _Case) -> Iterator[Blocker]:
+    # QEMU 11.0 dropped fd: migration from plain files; libvirt reads raw save images through one until 12.1.
+    if (0, 0, 0) < case.host.libvirt_version < (12, 1, 0) and case.qemu.version >= (11, 0, 0):
+        yield Blocker(
+            "plain-restore",
+            f"libvirt {_dotted(case.host.libvirt_version)} cannot restore its own raw save images with "
+            f"QEMU {_dotted(case.qemu.version)} (virsh restore, managed save); a live update is not concerned",
+            "set save_image_format in /etc/libvirt/qemu.conf to a compressed one, or install libvirt 12.1 or newer",
+        )
+
+
+def _machine_types_known(case: _Case) -> Iterator[Blocker]:
+    if not case.qemu.machine_types:
+        yield Blocker(
+            "machine-types-unknown",
+            f"QEMU {_dotted(case.qemu.version)} did not say which machine types it has",
+            "compare them with your VMs' yourself: qemu-system-x86_64 -machine help",
+        )
+
+
+def _agent(case: _Case) -> Iterator[Blocker]:
+    host = case.host
+    if not host.agent_installed:
+        yield Blocker("agent-missing", "holdfast-agent is not installed: nobody would restore the VMs", _PREPARE)
+    if not host.hook_installed:
+        yield Blocker("hook-missing", "the libvirt hook is not installed: VMs would start with empty RAM", _PREPARE)
+    if not host.units_enabled:
+        yield Blocker(
+            "units-disabled",
+            "holdfast's systemd units are not enabled: the pool would not be attached at boot",
+            _PREPARE,
+        )
+
+
+def _journal(case: _Case) -> Iterator[Blocker]:
+    host = case.host
+    if host.journal_error:
+        yield Blocker(
+            "journal-damaged",
+            f"the journal in {host.state_dir} cannot be read: {host.journal_error}",
+            "look at it before anything else: it may hold suspended VMs (holdfast-agent status)",
+        )
+    if host.journal_open:
+        yield Blocker(
+            "journal-open",
+            f"the earlier live update {host.journal_generation or '(unknown)'} has not ended",
+            "see holdfast-agent status; holdfast-agent restore brings back what it still holds",
+        )
+
+
+def _state_dir(case: _Case) -> Iterator[Blocker]:
+    host = case.host
+    needed = STATE_BYTES_SPARE + STATE_BYTES_PER_VM * len(case.vms)
+    if not host.state_dir_writable:
+        yield Blocker(
+            "state-dir-read-only",
+            f"{host.state_dir} cannot be written",
+            "mount it read-write and give root write access",
+        )
+    elif host.state_dir_free_bytes < needed:
+        yield Blocker(
+            "state-dir-full",
+            f"{host.state_dir} has {regions.size_text(host.state_dir_free_bytes)} free, the state of "
+            f"{len(case.vms)} VMs may need {regions.size_text(needed)}",
+            "free some space there",
+        )
+    if _volatile(host, host.state_dir):
+        yield Blocker(
+            "state-dir-volatile",
+            f"{host.state_dir} lies in RAM and is gone after the jump",
+            "put the state directory on a disk",
+        )
+
+
+def _host_memory(case: _Case) -> Iterator[Blocker]:
+    available = case.host.mem_available_bytes
+    if 0 < available < MEMORY_FOR_KERNEL_BYTES:
+        yield Blocker(
+            "host-memory-low",
+            f"only {regions.size_text(available)} of host RAM are available, the next kernel and its initrd need "
+            f"{regions.size_text(MEMORY_FOR_KERNEL_BYTES)}",
+            "stop something on the host, or make the pool smaller",
+        )
+
+
+# --- the jump ------------------------------------------------------------------------------------------------------
+
+
+def _kexec(case: _Case) -> Iterator[Blocker]:
+    if not case.host.kexec_tool:
+        yield Blocker(
+            "kexec-missing", "the kexec program is not installed", "install kexec-tools (the prepare playbook does)"
+        )
+    if case.host.kexec_load_disabled:
+        yield Blocker(
+            "kexec-disabled",
+            "the sysctl kernel.kexec_load_disabled is 1: no kernel can be loaded",
+            "remove it from /etc/sysctl.d and reboot; it cannot be taken back while the kernel runs",
+        )
+
+
+def _locked_down(case: _Case) -> Iterator[Blocker]:
+    if case.host.lockdown != "none" and case.host.image_signed is False:
+        yield Blocker(
+            "kernel-unsigned",
+            f"the kernel is locked down ({case.host.lockdown}) and {_image(case)} is not signed",
+            "install a signed kernel image, or switch Secure Boot off",
+        )
+
+
+def _signature(case: _Case) -> Iterator[Blocker]:
+    host, image = case.host, _image(case)
+    if host.lockdown != "none" and host.image_signed is None:
+        yield Blocker(
+            "signature-unknown",
+            f"the kernel is locked down ({host.lockdown}) and it is not known whether {image} is signed",
+            "check it with sbverify; an unsigned image is refused when it is loaded, before any VM is paused",
+        )
+    elif host.secure_boot and host.lockdown == "none" and not host.image_signed:
+        yield Blocker(
+            "secure-boot",
+            f"Secure Boot is on and {image} is not known to be signed: the jump works, the next cold boot may not",
+            "install a signed kernel image",
+        )
+
+
+def _target_installed(case: _Case) -> Iterator[Blocker]:
+    target = case.target
+    if not target.image_exists:
+        yield Blocker(
+            "kernel-missing",
+            f"kernel {target.release or '(none named)'} is not installed: {target.image or 'no image'} does not exist",
+            "install its package, or name an installed one (ls /boot/vmlinuz-*)",
+        )
+    elif not target.initrd_exists:
+        yield Blocker(
+            "initrd-missing",
+            f"kernel {target.release} has no initrd: {target.initrd or 'none'} does not exist",
+            f"make it: update-initramfs -c -k {target.release}",
+        )
+    if target.missing_drivers:
+        yield Blocker(
+            "drivers-missing",
+            f"kernel {target.release} lacks {', '.join(target.missing_drivers)}: no pool or no disks after the jump",
+            "install the modules or another kernel, then update-initramfs -u",
+        )
+
+
+def _target_unchanged(case: _Case) -> Iterator[Blocker]:
+    if case.target.release and case.target.release == case.host.kernel:
+        yield Blocker(
+            "kernel-unchanged",
+            f"the host runs {case.host.kernel} already",
+            "name another kernel if you meant an upgrade",
+        )
+
+
+# --- the pool ------------------------------------------------------------------------------------------------------
+
+
+def _pool(case: _Case) -> Iterator[Blocker]:
+    pool = case.host.pool
+    if not pool.regions:
+        yield Blocker(
+            "pool-missing",
+            "the running kernel keeps no RAM for a pool (no memmap=SIZE!START on its command line)",
+            f"{_PREPARE} and reboot once",
+        )
+        return
+    if len(pool.regions) > 1:
+        yield Blocker(
+            "pool-several-regions",
+            f"the pool has {len(pool.regions)} regions; an fsdax pool is one file system on one of them",
+            "prepare the host with a pool of one region",
+        )
+    for problem in regions.problems(case.host.firmware_map, pool.regions):
+        yield Blocker(
+            "pool-misplaced", f"the pool cannot be trusted: {problem}", f"{_PREPARE} with another region and reboot"
+        )
+    yield from _pool_attached(case)
+
+
+def _pool_attached(case: _Case) -> Iterator[Blocker]:
+    pool, where = case.host.pool, case.host.memory_backing_dir
+    if not pool.mounted:
+        yield Blocker(
+            "pool-not-mounted",
+            f"the pool {pool.device or '(no device)'} is not mounted on {pool.mount_point or 'its mount point'}",
+            "systemctl start holdfast-pool.service, then start the VMs again",
+        )
+    elif not pool.dax:
+        yield Blocker(
+            "pool-without-dax",
+            f"{pool.mount_point} is mounted without dax=always: VM RAM would be in the page cache and lost",
+            "systemctl restart holdfast-pool.service while no VM runs",
+        )
+    if pool.mounted and not _inside(where, pool.mount_point):
+        yield Blocker(
+            "backing-dir",
+            f"libvirt's memory_backing_dir is {where or 'not set'}, outside the pool at {pool.mount_point}",
+            f"{_PREPARE} (it sets memory_backing_dir in /etc/libvirt/qemu.conf), then start the VMs again",
+        )
+
+
+def _pool_kept(case: _Case) -> Iterator[Blocker]:
+    running, new = (cmdline.memmap_arguments(line) for line in (case.host.cmdline, case.target.cmdline))
+    if case.host.pool.regions and running != new:
+        yield Blocker(
+            "pool-not-kept",
+            f"the next kernel's command line has {' '.join(new) or 'no memmap='}, the running one {' '.join(running)}: "
+            "the next kernel would use VM RAM as its own",
+            "keep memmap= exactly as it is; leave the command line to holdfast",
+        )
+
+
+def _kaslr_overflow(case: _Case) -> Iterator[Blocker]:
+    count = len(cmdline.memmap_entries(case.target.cmdline))
+    if count > KASLR_AVOIDS and not cmdline.has_option(case.target.cmdline, "nokaslr"):
+        yield Blocker(
+            "kaslr",
+            f"the next command line has {count} memmap= regions, the kernel's address randomisation avoids "
+            f"{KASLR_AVOIDS}: it may put the kernel into VM RAM",
+            f"add nokaslr to the kernel command line ({_PREPARE}), or use fewer regions",
+        )
+
+
+def _kaslr_on(case: _Case) -> Iterator[Blocker]:
+    count = len(cmdline.memmap_entries(case.target.cmdline))
+    if 0 < count <= KASLR_AVOIDS and not cmdline.has_option(case.target.cmdline, "nokaslr"):
+        yield Blocker(
+            "kaslr",
+            "address randomisation is on: that the kernel stays out of VM RAM rests on its avoiding memmap= regions",
+            f"add nokaslr to the kernel command line ({_PREPARE})",
+        )
+
+
+# --- a VM's RAM ----------------------------------------------------------------------------------------------------
+
+
+def _ram(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if vm.ram_backing is not RamBacking.FILE_SHARED:
+        yield Blocker(
+            "ram-not-in-pool",
+            f"its RAM is {_RAM_WORDS[vm.ram_backing]}, not a shared file in the pool",
+            "its definition is converted: shut it down and start it once"
+            if vm.definition_converted
+            else f"{_PREPARE} (it converts the definition), then shut the VM down and start it once",
+            vm.name,
+        )
+    if vm.ram_discard:
+        yield Blocker(
+            "ram-discarded",
+            "QEMU is told to discard its RAM when it stops (<discard/>)",
+            "remove <discard/> and discard= from the definition, then shut the VM down and start it once",
+            vm.name,
+        )
+    missing = [file.name for file in vm.ram_files if file.name not in vm.ram_files_present]
+    if vm.ram_backing is RamBacking.FILE_SHARED and missing:
+        yield Blocker(
+            "ram-file-missing",
+            f"its RAM file {', '.join(missing)} is not in the pool: the VM was started before the pool was there",
+            "shut it down and start it once",
+            vm.name,
+        )
+    if vm.memory_devices:
+        yield Blocker(
+            "memory-devices",
+            f"it has memory modules besides its main RAM ({', '.join(vm.memory_devices)}), which are not in the pool",
+            "detach them, or give it another treatment",
+            vm.name,
+        )
+
+
+_RAM_WORDS = {
+    RamBacking.ANONYMOUS: "anonymous memory",
+    RamBacking.FILE_PRIVATE: "a private copy of a file",
+    RamBacking.FILE_SHARED: "a shared file",
+    RamBacking.MEMFD: "a memfd, which QEMU copies into the state file",
+    RamBacking.HUGEPAGES: "in huge pages",
+}
+
+
+# --- a VM's devices, CPU and state ---------------------------------------------------------------------------------
+
+
+def _devices(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    for device in vm.hostdevs:
+        yield Blocker(
+            "passthrough",
+            f"it drives the host's device {device} itself; its state cannot be saved",
+            "detach it for the upgrade, or give the VM another treatment",
+            vm.name,
+        )
+    for device in vm.unsafe_devices:
+        yield Blocker(
+            "device", f"its device cannot be saved: {device}", "detach it, or give the VM another treatment", vm.name
+        )
+    for filesystem in vm.filesystems:
+        yield Blocker(
+            "filesystem",
+            f"it shares the file system {filesystem} with the host, whose state is lost with the host's kernel",
+            "unmount it in the guest and detach it, or give the VM another treatment",
+            vm.name,
+        )
+    if vm.launch_security:
+        yield Blocker(
+            "launch-security",
+            f"its RAM is encrypted ({vm.launch_security}) with keys that do not outlive its QEMU",
+            "give the VM another treatment",
+            vm.name,
+        )
+
+
+def _disks(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    for disk in vm.disks:
+        if _volatile(case.host, disk.source) or disk.source.startswith(_RAM_DISKS):
+            yield Blocker(
+                "disk-volatile",
+                f"its disk {disk.target} ({disk.source}) lies in host RAM and is gone after the jump",
+                "move it to a disk, or detach it",
+                vm.name,
+            )
+        if disk.driver in _DISK_FORMATS_THAT_CANNOT_MOVE and not (disk.driver == "fat" and disk.readonly):
+            yield Blocker(
+                "disk-format",
+                f"QEMU cannot save a VM whose disk {disk.target} has the format {disk.driver}",
+                "convert it with qemu-img to raw or qcow2",
+                vm.name,
+            )
+
+
+def _machine(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if case.qemu.machine_types and vm.machine not in case.qemu.machine_types:
+        yield Blocker(
+            "machine-type",
+            f"QEMU {_dotted(case.qemu.version)} has no machine type {vm.machine or '(none)'}",
+            "shut the VM down, give it a machine type that both QEMUs have, start it",
+            vm.name,
+        )
+
+
+def _tsc(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if "invtsc" in vm.features and vm.tsc_frequency is None:
+        yield Blocker(
+            "tsc",
+            "its CPU has an invariant TSC of no fixed frequency, which QEMU cannot save",
+            "set <timer name='tsc' frequency='...'/>, or remove invtsc and migratable='off'; then restart the VM",
+            vm.name,
+        )
+
+
+def _state(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if not vm.running:
+        yield Blocker(
+            "vm-state", f"it is {vm.state}, neither running nor shut off", "wake it up, or shut it down", vm.name
+        )
+    if vm.job:
+        yield Blocker("vm-job", f"it has a job in progress: {vm.job}", "wait for it, or virsh domjobabort", vm.name)
+    for reason in vm.migration_blockers:
+        yield Blocker(
+            "qemu-blocks",
+            f"QEMU refuses to save it: {reason}",
+            "remove the cause, or give the VM another treatment",
+            vm.name,
+        )
+
+
+# --- worth knowing about a VM --------------------------------------------------------------------------------------
+
+
+def _cpu_may_change(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if vm.cpu_mode in ("host-passthrough", "maximum"):
+        yield Blocker(
+            "cpu-passthrough",
+            f"its CPU is {vm.cpu_mode}: what the new kernel and QEMU show of the CPU may differ, unchecked",
+            "use host-model or a named CPU model from its next start on",
+            vm.name,
+        )
+    if vm.tsc_frequency is not None:
+        yield Blocker(
+            "tsc-frequency",
+            f"its TSC is fixed at {vm.tsc_frequency} Hz: without TSC scaling the new kernel must measure 250 ppm alike",
+            "check tsc_scale in /proc/cpuinfo (vmx flags on Intel)",
+            vm.name,
+        )
+
+
+def _paused(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if vm.state == "paused":
+        yield Blocker(
+            "vm-paused", "it is paused now", "it will be paused afterwards too; resume it when you like", vm.name
+        )
+
+
+def _definition(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if not vm.persistent:
+        yield Blocker(
+            "vm-transient",
+            "it has no persistent definition: if its RAM is lost, nothing of it remains",
+            "virsh define its definition",
+            vm.name,
+        )
+    elif not vm.autostart:
+        yield Blocker(
+            "vm-no-autostart",
+            "it does not start with the host: after a power failure it stays off",
+            "virsh autostart, if that is not what you want",
+            vm.name,
+        )
+
+
+def _watched(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    for device in vm.watched_devices:
+        yield Blocker("device-watch", device, "look at it after the upgrade", vm.name)
+    if vm.emulator and case.qemu.binary and vm.emulator != case.qemu.binary:
+        yield Blocker(
+            "emulator",
+            f"it runs with {vm.emulator}, not with {case.qemu.binary}: upgrading packages may not change it",
+            "set <emulator> in its definition",
+            vm.name,
+        )
+
+
+def _late_disks(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    for disk in vm.disks:
+        if disk.kind == "network" or disk.source.startswith(_LATE_DEVICES):
+            yield Blocker(
+                "disk-late",
+                f"its disk {disk.target} ({disk.source}) may not be there yet when the VMs are restored",
+                "order what makes it available before holdfast-restore.service",
+                vm.name,
+            )
+
+
+HOST_BLOCKERS: tuple[_HostCheck, ...] = (
+    _architecture,
+    _kvm,
+    _libvirt,
+    _qemu,
+    _kexec,
+    _locked_down,
+    _target_installed,
+    _pool,
+    _pool_kept,
+    _kaslr_overflow,
+    _agent,
+    _journal,
+    _state_dir,
+    _host_memory,
+)
+VM_BLOCKERS: tuple[_VmCheck, ...] = (_state, _ram, _devices, _disks, _machine, _tsc)
+HOST_WARNINGS: tuple[_HostCheck, ...] = (_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known)
+VM_WARNINGS: tuple[_VmCheck, ...] = (_paused, _cpu_may_change, _definition, _watched, _late_disks)
+
+
+def _dotted(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _image(case: _Case) -> str:
+    return case.target.image or case.target.release
+
+
+def _inside(path: str, directory: str) -> bool:
+    return bool(directory) and (path == directory or path.startswith(directory.rstrip("/") + "/"))
+
+
+def _volatile(host: HostFacts, path: str) -> bool:
+    return any(_inside(path, volatile) for volatile in host.volatile_paths)

@@ -1,0 +1,263 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which RAM of a host becomes its pool: the choice of physical regions from the firmware memory map."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .errors import BadInput
+from .facts import Region
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+# e820_pmem and the fsdax and devdax namespaces map the pool in units of 2 MiB (memremap_compat_align).
+UNIT_BYTES = 2 * MIB
+# With a start on 1 GiB the CPU can map the pool with its largest pages.
+LARGE_UNIT_BYTES = GIB
+# Kernel, initrd and crash kernel are loaded low; the firmware keeps its own things there.
+LOWEST_START = GIB
+PREFERRED_START = 4 * GIB
+RAM_KIND = "System RAM"
+# The kernel describes every 4 KiB page of an fsdax pool by 64 bytes, taken from the host's own RAM
+# (8 GB for 500 GiB were seen).
+PAGES_PER_PAGE_OF_STRUCTURES = 64
+MINIMUM_HOST_RESERVE_BYTES = 2 * GIB
+HOST_RESERVE_PERCENT = 5
+
+_SIZE = re.compile(r"(?P<number>\d+)\s*(?:(?P<suffix>[KMGT])(?:iB|B)?|B)?", re.IGNORECASE)
+_SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class PoolWish:
+    """What the operator wants kept on one NUMA node; ``start`` only to name the physical address as well."""
+
+    size_bytes: int
+    node: int = 0
+    start: int | None = None
+
+
+def parse_size(text: str | int, *, total_bytes: int = 0) -> int:
+    """Bytes for ``1536M``, ``2G``, ``2GiB``, a number of bytes, or ``50%`` of ``total_bytes``.
+
+    Suffixes are binary. A percentage is rounded down to a whole UNIT_BYTES. Raises BadInput.
+    """
+    written = str(text).strip()
+    percent = re.fullmatch(r"(\d{1,2})\s*%", written)
+    if percent and total_bytes:
+        return _floor(total_bytes * int(percent[1]) // 100, UNIT_BYTES)
+    match = _SIZE.fullmatch(written)
+    if not match or isinstance(text, bool):
+        raise BadInput(f"{written!r} is not a size", "write it like 1536M, 2G or 50%")
+    return int(match["number"]) << _SHIFT[(match["suffix"] or "").upper()]
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for people, in the largest unit that keeps it exact, else with one decimal: ``1536 MiB``, ``3.9 GiB``."""
+    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
+        if size_bytes and size_bytes % (1 << shift) == 0:
+            return f"{size_bytes >> shift} {unit}"
+    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20)):
+        if size_bytes >= 1 << shift:
+            return f"{size_bytes / (1 << shift):.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def firmware_entry(start: str, end: str, kind: str) -> Region:
+    """One entry of ``/sys/firmware/memmap``: its three files' text; ``end`` is the last byte of the range."""
+    first, last = int(start.strip(), 16), int(end.strip(), 16)
+    return Region(start=first, size=last - first + 1, kind=kind.strip())
+
+
+def split_by_node(firmware: Sequence[Region], nodes: Sequence[Region]) -> tuple[Region, ...]:
+    """The firmware map, which knows no NUMA nodes, cut at their borders; ``nodes`` are the nodes' spans."""
+    if not nodes:
+        return tuple(firmware)
+    pieces = []
+    for entry in firmware:
+        for span in nodes:
+            start, end = max(entry.start, span.start), min(entry.end, span.end)
+            if start < end:
+                pieces.append(replace(entry, start=start, size=end - start, node=span.node))
+    return tuple(pieces)
+
+
+def total_ram(firmware: Sequence[Region]) -> int:
+    """Bytes of System RAM in the firmware map."""
+    return sum(entry.size for entry in firmware if entry.kind == RAM_KIND)
+
+
+def default_host_reserve(firmware: Sequence[Region]) -> int:
+    """Bytes left to the host unless the operator says otherwise: 2 GiB, or 5 % of a large host."""
+    return max(MINIMUM_HOST_RESERVE_BYTES, total_ram(firmware) * HOST_RESERVE_PERCENT // 100)
+
+
+def choose(
+    firmware: Sequence[Region], wishes: Sequence[PoolWish], *, host_reserve_bytes: int | None = None
+) -> tuple[Region, ...]:
+    """Regions for the wishes, in their order, each wholly inside one range of System RAM.
+
+    The lowest fitting address from 4 GiB on is taken: 4 GiB is where RAM goes on after the PCI hole on every PC, while
+    the upper end moves with each memory module, so the pool stays where it is when the host gets more RAM. Below 4 GiB
+    lies what 32-bit devices can reach; it is used only when nothing fits above. Raises BadInput.
+    """
+    if not wishes:
+        raise BadInput("no size is given for the pool", "say how much RAM to keep, e.g. 50%")
+    if not total_ram(firmware):
+        raise BadInput("the firmware memory map shows no System RAM", "look into /sys/firmware/memmap on the host")
+    chosen: list[Region] = []
+    for wish in wishes:
+        _check_size(wish)
+        free = _without(usable_ranges(firmware), chosen)
+        chosen.append(_explicit(firmware, wish, chosen) if wish.start is not None else _lowest(free, wish))
+    _check_reserve(firmware, chosen, host_reserve_bytes)
+    return tuple(chosen)
+
+
+def problems(firmware: Sequence[Region], regions: Sequence[Region]) -> tuple[str, ...]:
+    """Everything that is wrong with a pool's regions on this host, in words; empty when they can be used."""
+    found = [problem for region in regions for problem in _region_problems(firmware, region)]
+    ordered = sorted(regions, key=lambda region: region.start)
+    for lower, upper in zip(ordered, ordered[1:]):
+        if upper.start < lower.end:
+            found.append(f"{range_text(lower)} and {range_text(upper)} overlap")
+    return tuple(found)
+
+
+def validate_current(firmware: Sequence[Region], regions: Sequence[Region]) -> None:
+    """Raise BadInput, naming every problem, unless the regions in use obey the rules of ``choose`` on this host."""
+    found = problems(firmware, regions)
+    if found:
+        raise BadInput(
+            "the pool on the kernel command line cannot be used: " + "; ".join(found),
+            "stop the VMs, run the prepare playbook with a region that fits, and reboot",
+        )
+
+
+def usable_ranges(firmware: Sequence[Region]) -> tuple[Region, ...]:
+    """System RAM with adjacent ranges of one node merged, by address."""
+    ram = sorted((entry for entry in firmware if entry.kind == RAM_KIND), key=lambda entry: entry.start)
+    merged: list[Region] = []
+    for entry in ram:
+        if merged and merged[-1].end == entry.start and merged[-1].node == entry.node:
+            merged[-1] = replace(merged[-1], size=merged[-1].size + entry.size)
+        else:
+            merged.append(entry)
+    return tuple(merged)
+
+
+def range_text(region: Region) -> str:
+    """``0x100000000-0x15fffffff`` (last byte), as ``/proc/iomem`` writes it."""
+    return f"{region.start:#x}-{region.end - 1:#x}"
+
+
+def _check_size(wish: PoolWish) -> None:
+    if wish.size_bytes <= 0 or wish.size_bytes % UNIT_BYTES:
+        raise BadInput(
+            f"a pool of {wish.size_bytes} bytes on node {wish.node} is not a multiple of {size_text(UNIT_BYTES)}",
+            f"ask for {size_text(max(_floor(wish.size_bytes, UNIT_BYTES), UNIT_BYTES))} instead",
+        )
+
+
+def _explicit(firmware: Sequence[Region], wish: PoolWish, chosen: Sequence[Region]) -> Region:
+    region = Region(start=wish.start or 0, size=wish.size_bytes, node=wish.node)
+    found = problems(firmware, [*chosen, region])
+    if found:
+        raise BadInput(
+            f"the pool cannot be at {range_text(region)}: " + "; ".join(found),
+            "leave out the start address to have one chosen, or take it from " + _listed(usable_ranges(firmware)),
+        )
+    return region
+
+
+def _lowest(free: Sequence[Region], wish: PoolWish) -> Region:
+    on_node = [entry for entry in free if entry.node == wish.node]
+    if not on_node:
+        nodes = ", ".join(str(node) for node in sorted({entry.node for entry in free})) or "none"
+        raise BadInput(f"NUMA node {wish.node} has no RAM left for a pool", f"nodes with RAM: {nodes}")
+    large = LARGE_UNIT_BYTES if wish.size_bytes >= LARGE_UNIT_BYTES else UNIT_BYTES
+    for floor in (PREFERRED_START, LOWEST_START):
+        for unit in (large, UNIT_BYTES):
+            for entry in on_node:
+                start = _ceil(max(entry.start, floor), unit)
+                if start + wish.size_bytes <= entry.end:
+                    return Region(start=start, size=wish.size_bytes, node=wish.node)
+    raise _does_not_fit(on_node, wish)
+
+
+def _does_not_fit(on_node: Sequence[Region], wish: PoolWish) -> BadInput:
+    room = {entry: _room(entry) for entry in on_node}
+    largest = max(on_node, key=lambda entry: room[entry])
+    if room[largest] <= 0:
+        return BadInput(
+            f"node {wish.node} has no RAM above {size_text(LOWEST_START)} for a pool of {size_text(wish.size_bytes)}",
+            "give the host more RAM",
+        )
+    return BadInput(
+        f"a pool of {size_text(wish.size_bytes)} does not fit on node {wish.node}: the largest unbroken range of RAM "
+        f"is {range_text(largest)}, with room for {size_text(room[largest])}",
+        f"ask for at most {size_text(room[largest])}",
+    )
+
+
+def _room(entry: Region) -> int:
+    return _floor(entry.end, UNIT_BYTES) - _ceil(max(entry.start, LOWEST_START), UNIT_BYTES)
+
+
+def _check_reserve(firmware: Sequence[Region], chosen: Sequence[Region], host_reserve_bytes: int | None) -> None:
+    reserve = default_host_reserve(firmware) if host_reserve_bytes is None else host_reserve_bytes
+    total, pool = total_ram(firmware), sum(region.size for region in chosen)
+    structures = pool // PAGES_PER_PAGE_OF_STRUCTURES
+    if total - pool - structures >= reserve:
+        return
+    share = PAGES_PER_PAGE_OF_STRUCTURES
+    most = max(0, _floor((total - reserve) * share // (share + 1), UNIT_BYTES))
+    raise BadInput(
+        f"a pool of {size_text(pool)} leaves the host {size_text(max(0, total - pool - structures))} of its "
+        f"{size_text(total)} (page structures taken off), less than the {size_text(reserve)} it must keep",
+        f"ask for at most {size_text(most)}" if most else "give the host more RAM, or lower the host's reserve",
+    )
+
+
+def _region_problems(firmware: Sequence[Region], region: Region) -> list[str]:
+    name, found = range_text(region), []
+    if region.size <= 0 or region.start % UNIT_BYTES or region.size % UNIT_BYTES:
+        found.append(f"{name} does not start and end on {size_text(UNIT_BYTES)}")
+    if region.start < LOWEST_START:
+        found.append(f"{name} starts below {size_text(LOWEST_START)}, where kernel and firmware live")
+    if not any(entry.start <= region.start and region.end <= entry.end for entry in usable_ranges(firmware)):
+        found.append(f"{name} is not wholly inside one range of System RAM of the firmware map")
+    return found
+
+
+def _without(ranges: Sequence[Region], taken: Sequence[Region]) -> tuple[Region, ...]:
+    """``ranges`` minus ``taken``, still by address."""
+    left = list(ranges)
+    for gone in taken:
+        left = [piece for entry in left for piece in _cut(entry, gone)]
+    return tuple(left)
+
+
+def _cut(entry: Region, gone: Region) -> list[Region]:
+    if gone.end <= entry.start or entry.end <= gone.start:
+        return [entry]
+    below = replace(entry, size=max(0, gone.start - entry.start))
+    above = replace(entry, start=gone.end, size=max(0, entry.end - gone.end))
+    return [piece for piece in (below, above) if piece.size]
+
+
+def _listed(ranges: Sequence[Region]) -> str:
+    return ", ".join(f"{range_text(entry)} (node {entry.node})" for entry in ranges if entry.end > LOWEST_START)
+
+
+def _floor(value: int, unit: int) -> int:
+    return value // unit * unit
+
+
+def _ceil(value: int, unit: int) -> int:
+    return -(-value // unit) * unit

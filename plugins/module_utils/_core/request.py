@@ -1,0 +1,61 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a controller asks of a host: one file, written once, read once by the agent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Tuple
+
+from . import durable
+from .errors import HoldfastError
+
+NAME = "request.json"
+
+
+@dataclass(frozen=True)
+class VmRequest:
+    """One VM that shall go through the jump. Higher ``priority``: suspended later, restored earlier."""
+
+    name: str
+    uuid: str
+    priority: int = 50
+    treatment: str = "in_place"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One live update. ``parallel`` VMs at a time; ``deadline_s`` seconds for all suspending, and for one restore."""
+
+    generation: str
+    kernel_to: str
+    vms: Tuple[VmRequest, ...] = ()
+    parallel: int = 2
+    deadline_s: float = 600.0
+
+
+def write(state_dir: Path, request: Request) -> None:
+    """Hand a request to the agent, durably."""
+    durable.write_text(state_dir / NAME, json.dumps(asdict(request), indent=1))
+
+
+def read(state_dir: Path) -> Request:
+    """The request on this host. Raises HoldfastError when there is none or it is damaged."""
+    path = state_dir / NAME
+    try:
+        raw = json.loads(path.read_text())
+        return Request(**{**raw, "vms": tuple(VmRequest(**vm) for vm in raw["vms"])})
+    except FileNotFoundError as exc:
+        hint = "the live_update module writes it; run the upgrade playbook"
+        raise HoldfastError(f"no live update is requested: {path} is absent", hint) from exc
+    except (KeyError, TypeError, ValueError) as exc:
+        raise HoldfastError(f"{path} cannot be understood: {exc!r}", "run the upgrade playbook again") from exc
+
+
+def remove(state_dir: Path) -> None:
+    """Forget a request that was carried out."""
+    (state_dir / NAME).unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reserve the pool on a host, or withdraw it: what has to be in which file, and putting it there.
+
+Three files say everything: the agent's configuration, the boot loader's arguments, and libvirt's qemu.conf.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Optional, Sequence, Tuple
+
+from . import cmdline, durable, grub, qemu_conf, regions
+from . import config as configuration
+from .config import Config, PoolConfig
+from .errors import HoldfastError, Refused
+from .facts import Region
+from .journal import holds_suspended
+from .pool import open_pool
+from .regions import PoolWish
+
+
+@dataclass(frozen=True)
+class Files:
+    """Contents of the three files; empty for one that is absent."""
+
+    agent: str
+    boot: str
+    libvirt: str
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the operator asks for: RAM per NUMA node, and how much of it the host must keep for itself (bytes)."""
+
+    regions: Tuple[PoolWish, ...]
+    host_reserve_bytes: Optional[int] = None
+    device: str = "/dev/pmem0"
+
+
+def read_files() -> Files:
+    """What is on this host. Raises HoldfastError when it has no libvirt with QEMU."""
+    try:
+        libvirt = qemu_conf.PATH.read_text(encoding="utf-8")
+    except OSError as error:
+        raise HoldfastError(
+            f"{qemu_conf.PATH} cannot be read: {error.strerror}; this host is no hypervisor",
+            "install libvirt's QEMU driver (libvirt-daemon-system)",
+        ) from error
+    agent = configuration.CONFIG
+    return Files(agent.read_text(encoding="utf-8") if agent.exists() else "", grub.installed_text(), libvirt)
+
+
+def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Config:
+    """The configuration that grants the wish. A pool that grants it already stays where it is. Raises BadInput."""
+    if current.pool and _grants(current.pool.regions, wish.regions):
+        chosen = current.pool.regions
+    else:
+        chosen = regions.choose(firmware, wish.regions, host_reserve_bytes=wish.host_reserve_bytes)
+    pool = PoolConfig("fsdax", wish.device, current.state_dir / "pool", chosen)
+    return replace(current, pool=pool)
+
+
+def with_pool(files: Files, config: Config) -> Files:
+    """The three files for a configuration with a pool. Raises HoldfastError for a pool that cannot be made."""
+    assert config.pool is not None
+    return Files(
+        agent=configuration.text_of(config),
+        boot=grub.config_text(open_pool(config).reserve()),
+        libvirt=qemu_conf.with_memory_backing_dir(files.libvirt, str(config.pool.mount_point)),
+    )
+
+
+def without_pool(files: Files) -> Files:
+    """The three files of a host without a pool."""
+    return Files(agent="", boot="", libvirt=qemu_conf.with_memory_backing_dir(files.libvirt, None))
+
+
+def check(before: Files, after: Files, config: Config) -> None:
+    """Raise Refused when this change would take the pool from under a VM."""
+    if before == after:
+        return
+    if holds_suspended(config.state_dir):
+        raise Refused(
+            f"the journal in {config.state_dir} holds a suspended VM: the pool and its boot argument stay as they are",
+            "see holdfast-agent status; restore the VM, or settle its generation first",
+        )
+    users = vms_in_pool(config) if not after.agent else ()
+    if users:
+        raise Refused(
+            f"VMs run with their RAM in the pool: {', '.join(users)}",
+            "convert them back (domain_ram), shut them down, and try again",
+        )
+
+
+def put(before: Files, after: Files, state_dir: Path) -> None:
+    """Write what differs. The boot loader comes last: its own check may still fail. Raises HoldfastError."""
+    if after.agent:
+        # QEMU's unprivileged user passes through here to the pool; the journal itself is closed.
+        state_dir.mkdir(parents=True, exist_ok=True)
+        state_dir.chmod(0o711)
+    if after.agent != before.agent and after.agent:
+        configuration.CONFIG.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_text(configuration.CONFIG, after.agent, mode=0o644)
+    if after.libvirt != before.libvirt:
+        durable.write_text(qemu_conf.PATH, after.libvirt, mode=qemu_conf.PATH.stat().st_mode & 0o777)
+    if after.boot != before.boot:
+        grub.install(after.boot)
+    if not after.agent:
+        configuration.CONFIG.unlink(missing_ok=True)
+
+
+def reboot_required(config: Config, running: str) -> bool:
+    """Whether the running kernel's command line keeps other RAM than the configuration asks for."""
+    asked = {(region.start, region.size) for region in config.pool.regions} if config.pool else set()
+    return {(region.start, region.size) for region in cmdline.memmap_regions(running)} != asked
+
+
+def vms_in_pool(config: Config) -> Tuple[str, ...]:
+    """Directories of VMs that have RAM in the pool now, as libvirt names them: ``<id>-<name>``."""
+    if config.pool is None:
+        return ()
+    return tuple(sorted(path.name for path in (config.pool.mount_point / "libvirt/qemu").glob("*")))
+
+
+def _grants(present: Sequence[Region], wishes: Sequence[PoolWish]) -> bool:
+    return len(present) == len(wishes) and all(
+        region.size == wish.size_bytes and region.node == wish.node and wish.start in (None, region.start)
+        for region, wish in zip(present, wishes)
+    )

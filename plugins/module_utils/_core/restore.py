@@ -1,0 +1,75 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restore VMs: prove that state and RAM are what was saved, give them to a new QEMU, and let the guest go on, once."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict
+
+from . import durable, integrity, monitor, permit, saveimage
+from .domain import restore_xml
+from .errors import VmError
+from .hypervisor import Domain, Hypervisor
+from .journal import Journal
+from .pool import Pool
+from .suspend import state_path
+
+
+def restore(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, deadline_s: float) -> None:
+    """Bring one suspended VM back and record it.
+
+    Raises VmError; the VM is then not running anywhere, and unless its CPUs were about to run, RAM and state are
+    kept as they were.
+    """
+    record = journal.vm(uuid)
+    verify(pool, record)
+    journal.record("vm_verified", uuid=uuid, ram_verified=True)
+    domain = _start(hypervisor, pool, record)
+    try:
+        image = saveimage.read(state_path(pool, uuid))
+        monitor.keep_ram_in_place(domain)
+        monitor.load_state(domain, state_path(pool, uuid), image.stream_offset, deadline_s)
+        monitor.copy_ram_again(domain)
+    except Exception:
+        domain.destroy()
+        raise
+    _consume(pool, journal, uuid)
+    if not record.get("was_paused"):
+        domain.resume()
+    journal.record("vm_resumed", uuid=uuid, qemu=monitor.qemu_version(domain))
+    pool.release(uuid)
+
+
+def verify(pool: Pool, record: Dict[str, Any]) -> None:
+    """Compare state file and RAM with the journal. Raises VmError naming the first thing that differs."""
+    name, uuid = record["name"], record["uuid"]
+    path = state_path(pool, uuid)
+    if not path.exists():
+        raise VmError(f"VM {name}: its state file {path} is missing")
+    if os.stat(path).st_size != record["state_bytes"]:
+        raise VmError(f"VM {name}: its state file has {os.stat(path).st_size} bytes, not {record['state_bytes']}")
+    if integrity.sha256(path) != record["state_sha256"]:
+        raise VmError(f"VM {name}: its state file does not match its checksum")
+    found = {ram.name: ram for ram in pool.ram_of(uuid)}
+    for ram_name, expected in record["ram_samples"].items():
+        if ram_name not in found:
+            raise VmError(f"VM {name}: its RAM {ram_name} is missing from the pool")
+        if integrity.ram_sample(found[ram_name], seed=uuid) != expected:
+            raise VmError(f"VM {name}: its RAM {ram_name} is not what was saved")
+
+
+def _start(hypervisor: Hypervisor, pool: Pool, record: Dict[str, Any]) -> Domain:
+    """A QEMU that waits for its state. It does not touch the guest's RAM before it gets it."""
+    uuid = record["uuid"]
+    image = saveimage.read(state_path(pool, uuid))
+    with permit.granted(uuid):
+        return hypervisor.create_paused(record["name"], restore_xml(image.xml))
+
+
+def _consume(pool: Pool, journal: Journal, uuid: str) -> None:
+    """From here on RAM moves away from the saved state, so the state must never be used again, whatever happens."""
+    path = state_path(pool, uuid)
+    durable.move(path, path.with_name("state.consumed"))
+    journal.record("vm_resuming", uuid=uuid)

@@ -1,0 +1,68 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Suspend VMs: pause, keep their RAM, write their device state without RAM, and put it all on record."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+from . import integrity, monitor
+from .errors import VmError
+from .hypervisor import Domain, Hypervisor
+from .journal import Journal
+from .pool import Pool
+
+STATE = "state"
+# Device state is about a megabyte; video memory and firmware flash come on top. More means that RAM is in it.
+LARGEST_STATE_BYTES = 192 << 20
+
+
+def state_path(pool: Pool, uuid: str) -> Path:
+    """Where a VM's device state is kept: in the pool, beside its RAM, for the one is worth nothing without the other."""
+    return pool.vault_of(uuid) / STATE
+
+
+def suspend(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str) -> None:
+    """Suspend one VM and record it. Raises VmError; the VM is then still in libvirt, paused, or already saved."""
+    domain = hypervisor.domain(uuid)
+    was_paused = domain.state() == "paused"
+    moment = time.time()
+    domain.pause()
+    journal.record("vm_paused", uuid=uuid, was_paused=was_paused, moment=moment)
+    kept = pool.keep(uuid, domain.id, domain.name)
+    monitor.keep_ram_in_place(domain)
+    path = state_path(pool, uuid)
+    domain.save(str(path))
+    journal.record("vm_saved", uuid=uuid, ram_bytes=sum(ram.size_bytes for ram in kept), **_evidence(pool, uuid, domain))
+
+
+def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
+    """Let a VM that was paused, but not saved, go on in the QEMU it never left."""
+    domain = hypervisor.domain(record["uuid"])
+    monitor.copy_ram_again(domain)
+    if not record.get("was_paused"):
+        domain.resume()
+
+
+def _evidence(pool: Pool, uuid: str, domain: Domain) -> Dict[str, Any]:
+    """Sizes and checksums of what was just written, for the restore to compare with."""
+    path = state_path(pool, uuid)
+    size = path.stat().st_size
+    if size > LARGEST_STATE_BYTES:
+        found = f"its state file has {size} bytes, so RAM was written into it"
+        raise VmError(f"VM {domain.name}: {found}", "its RAM is not a shared file in the pool; see preflight")
+    _sync(path)
+    samples = {ram.name: integrity.ram_sample(ram, seed=uuid) for ram in pool.ram_of(uuid)}
+    return {"state_bytes": size, "state_sha256": integrity.sha256(path), "ram_samples": samples}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

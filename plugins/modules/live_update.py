@@ -1,0 +1,442 @@
+#!/usr/bin/python
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host's part of a live update: decide, judge once more, hand the request to the agent."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: live_update
+short_description: Move a host to another kernel and QEMU while the RAM of its VMs stays put
+version_added: 0.1.0
+description:
+  - Judges the host and its VMs once more, hands the request to C(holdfast-agent) on the host, and starts it. From then
+    on the host acts by itself; it suspends all VMs, jumps into the new kernel with kexec, and restores the VMs.
+  - The controller's part follows the host's journal through the lost connection until it ends, and proves the jump by
+    boot id, kernel release and generation.
+  - Every changed journal is appended as one JSON line to the file on the controller that the environment variable
+    E(HOLDFAST_PROGRESS_FILE) names.
+  - A host that does not come back in time makes the task fail. It is never reported as unreachable.
+author:
+  - holdfast contributors (@holdfast-kvm)
+options:
+  state:
+    description: A live update is started, unless the host is up to date.
+    type: str
+    choices: [started]
+    default: started
+  kernel:
+    description:
+      - Release to go to, as C(uname -r) will print it. It must be installed.
+      - When empty, the newest installed one of the running kernel's flavour.
+    type: str
+    default: ""
+  policy:
+    description:
+      - Rules for the VMs, first match wins. A VM that no rule matches stays in place with priority 50.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      match:
+        description:
+          - Exactly one of C(name), C(uuid) and C(title), with a text; name and title may be patterns. Without it the
+            rule matches every VM.
+        type: dict
+      treatment:
+        description: What happens to the VM.
+        type: str
+        default: in_place
+      priority:
+        description: From 0 to 100. Higher is more important; suspended later, restored earlier.
+        type: int
+        default: 50
+      max_pause_s:
+        description: Seconds that the VM may be paused. No limit when left out.
+        type: float
+  parallel:
+    description: VMs that are suspended, and restored, at the same time.
+    type: int
+    default: 2
+  deadline_s:
+    description: Seconds that suspending all VMs, and restoring one, may take on the host.
+    type: int
+    default: 600
+  force:
+    description: Whether to start a live update of a host that is up to date.
+    type: bool
+    default: false
+  timeout_s:
+    description: Seconds after which the controller stops watching. The host goes on by itself.
+    type: int
+    default: 1800
+  connect_timeout_s:
+    description: Seconds that one attempt to connect may take while the host is away.
+    type: int
+    default: 5
+  poll_s:
+    description: Seconds between two looks at a host that answers.
+    type: int
+    default: 2
+attributes:
+  check_mode:
+    description:
+      - Returns the plan and touches nothing. A kernel that is named, but not installed yet, is planned with a warning.
+    support: full
+  diff_mode:
+    description: Shows the kernel command line before and after, one option per line.
+    support: full
+  idempotent:
+    description:
+      - Does nothing on a host that runs the wanted kernel, and whose VMs all run on the installed QEMU.
+    support: full
+  action:
+    description: An action plugin of the same name runs on the controller.
+    support: full
+notes:
+  - Refuses C(connection=local), since it would jump away with its own controller.
+seealso:
+  - module: holdfast.kvm.preflight
+  - module: holdfast.kvm.verify
+"""
+
+EXAMPLES = r"""
+- name: Go to the newest installed kernel
+  holdfast.kvm.live_update:
+    policy:
+      - match: {name: "db-*"}
+        priority: 90
+
+- name: Go back to the older kernel
+  holdfast.kvm.live_update:
+    kernel: 6.12.107+deb13-amd64
+"""
+
+RETURN = r"""
+result:
+  description:
+    - How it ended. C(upgraded) means that the jump is proven and every VM was restored; C(fell_back) that the host runs
+      the old kernel again after the jump; C(aborted) that the VMs never left the old kernel; C(skipped) that there was
+      nothing to do, that the host was refused, or that it was only planned.
+  type: str
+  returned: always
+  sample: upgraded
+generation:
+  description: Id of this live update.
+  type: str
+  returned: when started or planned
+  sample: g-20261121T020000-ab12cd
+kernel:
+  description: The release before (C(from)), the wanted one (C(to)), and the one that was seen last (C(running)).
+  type: dict
+  returned: success
+  sample: {from: 6.12.107+deb13-amd64, to: 7.2.12+deb13-amd64, running: 7.2.12+deb13-amd64}
+boot_id:
+  description: Boot id before and after. In check mode the present one, a string.
+  type: raw
+  returned: success
+  sample: {from: 0f9e..., to: 77aa...}
+proof:
+  description: Whether C(boot_id_changed), C(kernel_matches) and C(generation_on_command_line).
+  type: dict
+  returned: when started
+  sample: {boot_id_changed: true, kernel_matches: true, generation_on_command_line: true}
+journal:
+  description: The host's journal of this generation, as C(holdfast-agent status --json) prints it.
+  type: dict
+  returned: when started
+  sample: {}
+vms:
+  description:
+    - The VMs that are suspended and restored, in restore order, with C(name), C(uuid), C(priority), C(treatment) and
+      the C(reason).
+  type: list
+  elements: dict
+  returned: when started or planned
+  sample: [{name: db1, uuid: 6d0b..., priority: 90, treatment: in_place, reason: "by rule 1 (name db-*)"}]
+suspend_order:
+  description: Names of the VMs in the order in which they are suspended.
+  type: list
+  elements: str
+  returned: when started or planned
+  sample: [web1, db1]
+restore_order:
+  description: Names of the VMs in the order in which they are restored.
+  type: list
+  elements: str
+  returned: when started or planned
+  sample: [db1, web1]
+cmdline:
+  description: The kernel command line C(before) and C(after).
+  type: dict
+  returned: when started or planned
+  sample: {}
+findings:
+  description: What preflight found worth knowing, a sentence each.
+  type: list
+  elements: str
+  returned: success
+  sample: []
+blockers:
+  description: Every reason why the host was refused, with C(code), C(message), C(remedy) and C(vm).
+  type: list
+  elements: dict
+  returned: when refused
+  sample: []
+refused:
+  description: Whether the host was refused; nothing was touched then.
+  type: bool
+  returned: failure
+  sample: true
+lock_held:
+  description: Whether another live update of this host is under way; nothing was touched then.
+  type: bool
+  returned: failure
+  sample: false
+"""
+
+import fcntl
+import os
+import secrets
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    cmdline,
+    collect,
+    command,
+    journal,
+    monitor,
+    policy,
+    preflight,
+    releases,
+    request,
+)
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import RUN_DIR, Config, load
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, Refused
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, Verdict, VmFacts
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Hypervisor, connect
+from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
+
+UNIT = "holdfast-live-update.service"
+LOCK = RUN_DIR / "request.lock"
+
+ARGUMENTS: Dict[str, Any] = {
+    "state": {"type": "str", "choices": ["started"], "default": "started"},
+    "kernel": {"type": "str", "default": ""},
+    "policy": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "match": {"type": "dict"},
+            "treatment": {"type": "str", "default": "in_place"},
+            "priority": {"type": "int", "default": 50},
+            "max_pause_s": {"type": "float"},
+        },
+    },
+    "parallel": {"type": "int", "default": 2},
+    "deadline_s": {"type": "int", "default": 600},
+    "force": {"type": "bool", "default": False},
+    "timeout_s": {"type": "int", "default": 1800},
+    "connect_timeout_s": {"type": "int", "default": 5},
+    "poll_s": {"type": "int", "default": 2},
+}
+
+
+class LockHeld(HoldfastError):
+    """Another live update of this host is under way."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller asked for."""
+
+    kernel: str
+    rules: Tuple[policy.Rule, ...]
+    parallel: int
+    deadline_s: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done, and what was found on the way. ``decisions`` are those of the VMs that have a QEMU."""
+
+    generation: str
+    host: HostFacts
+    kernel_to: str
+    next_cmdline: str
+    decisions: Tuple[policy.Decision, ...]
+    verdict: Verdict
+    notes: Tuple[str, ...] = ()
+
+
+def read_wish(params: Dict[str, Any]) -> Wish:
+    """The caller's options. Raises BadInput for a rule that is not understood."""
+    rules = [{key: value for key, value in rule.items() if value is not None} for rule in params["policy"]]
+    return Wish(params["kernel"], policy.parse_rules(rules), params["parallel"], params["deadline_s"])
+
+
+def target_of(wish: Wish, host: HostFacts, installed: Sequence[str], may_be_missing: bool) -> str:
+    """The release to go to. ``may_be_missing``: in a check nothing was staged, so the named kernel may come later."""
+    later = [wish.kernel] if may_be_missing and wish.kernel else []
+    return releases.choose(wish.kernel, [*installed, *later], host.kernel)
+
+
+def make_plan(wish: Wish, host: HostFacts, vms: Sequence[VmFacts], kernel_to: str, installed: Sequence[str]) -> Plan:
+    """Decide and judge. Raises BadInput for a policy or command line that cannot be; what blocks is in the verdict."""
+    generation = cmdline.new_generation(time.time(), secrets.token_hex(3))
+    next_cmdline = cmdline.next_command_line(host.cmdline, generation=generation)
+    staged = kernel_to in installed
+    # The drivers of a kernel that is not there yet cannot be judged; those of the running one stand in for them.
+    target = replace(collect.kernel_facts(kernel_to if staged else host.kernel), cmdline=next_cmdline)
+    decisions = policy.decide(wish.rules, vms)
+    running = {vm.uuid for vm in vms if vm.domain_id >= 0}
+    return Plan(
+        generation=generation,
+        host=host,
+        kernel_to=kernel_to,
+        next_cmdline=next_cmdline,
+        decisions=tuple(decision for decision in decisions if decision.uuid in running),
+        verdict=preflight.judge(host, vms, target, decisions=decisions),
+        notes=() if staged else (f"kernel {kernel_to} is not installed yet, so its drivers were not looked at",),
+    )
+
+
+def is_up_to_date(host: HostFacts, kernel_to: str, qemus: Sequence[str]) -> bool:
+    """Whether there is nothing to gain: the kernel runs, and every VM runs on the installed QEMU (``qemus``)."""
+    installed = ".".join(map(str, host.qemu.version))
+    return host.kernel == kernel_to and not host.journal_open and all(version == installed for version in qemus)
+
+
+def described(plan: Plan) -> Dict[str, Any]:
+    """The plan as the module returns it."""
+    return {
+        "generation": plan.generation,
+        "boot_id": plan.host.boot_id,
+        "kernel": {"from": plan.host.kernel, "to": plan.kernel_to},
+        "cmdline": {"before": plan.host.cmdline, "after": plan.next_cmdline},
+        "vms": [vars(vm) for vm in vm_requests(policy.restore_order(plan.decisions))],
+        "suspend_order": [decision.name for decision in policy.suspend_order(plan.decisions)],
+        "restore_order": [decision.name for decision in policy.restore_order(plan.decisions)],
+        "findings": [*plan.notes, *(f"{entry.vm or 'host'}: {entry.message}" for entry in plan.verdict.warnings)],
+        "diff": {
+            "before_header": f"command line of {plan.host.kernel}",
+            "before": one_per_line(plan.host.cmdline),
+            "after_header": f"command line of {plan.kernel_to}",
+            "after": one_per_line(plan.next_cmdline),
+        },
+    }
+
+
+def one_per_line(line: str) -> str:
+    return "".join(f"{option}\n" for option in cmdline.split(line))
+
+
+def vm_requests(decisions: Sequence[policy.Decision]) -> List[request.VmRequest]:
+    return [request.VmRequest(one.name, one.uuid, one.priority, one.treatment.value, one.reason) for one in decisions]
+
+
+def refuse_second(busy: str, current: journal.Journal) -> None:
+    """Raise LockHeld when a live update is under way: its unit is ``busy``, or its journal is open."""
+    if not busy and (current.state == "none" or current.state in journal.TERMINAL):
+        return
+    found = f"generation {current.generation}, {current.state}" if current.generation else f"{UNIT} is {busy}"
+    raise LockHeld(
+        f"another live update of this host is under way ({found})",
+        "wait until 'holdfast-agent status' says that it ended, then run the upgrade again",
+    )
+
+
+def unit_busy() -> str:
+    """``activating`` and the like while the agent works or is about to start, else empty."""
+    shown = command.run(["systemctl", "show", "--property=ActiveState,Job", UNIT])
+    values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    if values.get("ActiveState") not in ("inactive", "failed"):
+        return values.get("ActiveState", "unknown")
+    return "queued" if values.get("Job", "0") not in ("", "0") else ""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the host against a second run of this module. Raises LockHeld."""
+    LOCK.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise LockHeld("another run is starting a live update of this host", "let that one end first") from error
+    finally:
+        os.close(handle)
+
+
+def start(config: Config, plan: Plan, wish: Wish) -> None:
+    """Hand the request to the agent. From here on the host acts by itself."""
+    with alone():
+        refuse_second(unit_busy(), journal.open_journal(config.state_dir))
+        wanted = request.Request(
+            plan.generation, plan.kernel_to, tuple(vm_requests(plan.decisions)), wish.parallel, wish.deadline_s
+        )
+        request.write(config.state_dir, wanted)
+        command.run(["systemctl", "start", "--no-block", UNIT])
+
+
+def qemu_versions(hypervisor: Hypervisor) -> List[str]:
+    """The QEMU that each running VM was started with."""
+    return [monitor.qemu_version(domain) for domain in hypervisor.running()]
+
+
+def gather(config: Config) -> Tuple[HostFacts, Tuple[VmFacts, ...], List[str]]:
+    host = collect.host_facts(config)
+    with connect() as hypervisor:
+        return host, collect.vm_facts(hypervisor, config), qemu_versions(hypervisor)
+
+
+def act(module: AnsibleModule) -> Dict[str, Any]:
+    """Decide, judge, and start unless it is a check. Raises HoldfastError; nothing was touched then."""
+    try:
+        return update(module)
+    except LockHeld as error:
+        module.fail_json(msg=str(error), hint=error.hint, lock_held=True, refused=False)
+        raise AssertionError("fail_json does not return") from error
+
+
+def update(module: AnsibleModule) -> Dict[str, Any]:
+    wish = read_wish(module.params)
+    config = load()
+    refuse_second(unit_busy(), journal.open_journal(config.state_dir))
+    host, vms, qemus = gather(config)
+    installed = releases.installed()
+    kernel_to = target_of(wish, host, installed, may_be_missing=module.check_mode)
+    if is_up_to_date(host, kernel_to, qemus) and not module.params["force"]:
+        message = f"already up to date: kernel {host.kernel}, and every VM runs on the installed QEMU"
+        return {"result": "skipped", "msg": message, "kernel": {"from": host.kernel, "to": kernel_to}}
+    host = replace(host, image_signed=collect.image_signed(collect.ROOT / f"boot/vmlinuz-{kernel_to}"))
+    plan = make_plan(wish, host, vms, kernel_to, installed)
+    refuse_blocked(module, plan)
+    if not module.check_mode:
+        start(config, plan, wish)
+    return {"changed": True, **described(plan)}
+
+
+def refuse_blocked(module: AnsibleModule, plan: Plan) -> None:
+    """Fail with every blocker at once, if there is one."""
+    try:
+        preflight.require_passed(plan.verdict, plan.host.hostname)
+    except Refused as error:
+        blockers = [asdict(blocker) for blocker in plan.verdict.blockers]
+        module.fail_json(msg=str(error), hint=error.hint, refused=True, blockers=blockers)
+
+
+def main() -> None:
+    run(ARGUMENTS, act)
+
+
+if __name__ == "__main__":
+    main()

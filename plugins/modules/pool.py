@@ -1,0 +1,215 @@
+#!/usr/bin/python
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Thin: what goes into which file is in reservation, which region is chosen in regions."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: pool
+short_description: Reserve RAM of a host as the pool for its VMs, or give it back
+version_added: 0.1.0
+description:
+  - Keeps RAM out of the kernel's allocator from the next boot on, with C(memmap=) and C(nokaslr) on the command line of
+    every installed and every future kernel (Debian's GRUB, a file in C(/etc/default/grub.d)).
+  - Chooses the region from the firmware's memory map. A pool that fits the wish already stays where it is.
+  - Writes the agent's configuration, C(/etc/holdfast/agent.json), and sets C(memory_backing_dir) in
+    C(/etc/libvirt/qemu.conf) between two marker lines.
+  - Does not reboot, mount, or restart anything.
+  - Changes nothing while the journal holds a suspended VM, and gives no pool back in which a VM has its RAM.
+author:
+  - holdfast contributors (@holdfast-kvm)
+options:
+  state:
+    description: Whether the host shall have a pool.
+    type: str
+    choices: [present, absent]
+    default: present
+  regions:
+    description:
+      - RAM wanted, per NUMA node. Required when O(state=present).
+      - A pool of the present kind is one region, so one entry; more are refused.
+    type: list
+    elements: dict
+    suboptions:
+      size:
+        description:
+          - Like C(1536M), C(2G), or C(50%) of the host's RAM; binary suffixes, a multiple of 2 MiB.
+        type: str
+        required: true
+      node:
+        description: NUMA node to take it from.
+        type: int
+        default: 0
+      start:
+        description:
+          - Physical address, like C(0x100000000) or C(4G). Chosen when left out, which is nearly always right.
+        type: str
+  host_reserve:
+    description:
+      - RAM that must be left for the host itself, like C(4G). When left out, 2 GiB or 5 % of the host's RAM, whichever
+        is more.
+    type: str
+  device:
+    description:
+      - Block device that the kernel makes of the region. Another one only where the host has persistent memory of its
+        own.
+    type: path
+    default: /dev/pmem0
+attributes:
+  check_mode:
+    description: Chooses, checks and shows everything, writes nothing.
+    support: full
+  diff_mode:
+    description: Shows the three files before and after.
+    support: full
+  idempotent:
+    description: A pool that fits the wish is left as it is.
+    support: full
+seealso:
+  - module: holdfast.kvm.domain_ram
+  - module: holdfast.kvm.agent
+"""
+
+EXAMPLES = r"""
+- name: Keep 24 GiB for VMs
+  holdfast.kvm.pool:
+    regions:
+      - size: 24G
+  register: pool
+
+- name: Boot with it
+  ansible.builtin.reboot:
+  when: pool.reboot_required
+
+- name: Give the RAM back at the next boot
+  holdfast.kvm.pool:
+    state: absent
+"""
+
+RETURN = r"""
+regions:
+  description: The pool's physical ranges in bytes, C(start), C(size) and C(node). Empty when there is none.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{start: 4294967296, size: 1610612736, node: 0, kind: System RAM}]
+argument:
+  description: The kernel arguments, as they are on every command line. Empty when there is no pool.
+  type: str
+  returned: success
+  sample: memmap=0x60000000!0x100000000 nokaslr
+reboot_required:
+  description: Whether the running kernel was started with another reservation than the one that is now configured.
+  type: bool
+  returned: success
+  sample: true
+libvirt_changed:
+  description: Whether libvirt's daemon must be restarted to read its configuration. That stops no VM.
+  type: bool
+  returned: success
+  sample: true
+mounted:
+  description: Whether the pool is mounted now.
+  type: bool
+  returned: success
+  sample: false
+refused:
+  description: Whether the wish cannot be granted; nothing was touched then, and C(msg) says why.
+  type: bool
+  returned: failure
+  sample: true
+"""
+
+from typing import Any, Dict, List
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, reservation
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import config as configuration
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import plain
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.grub import arguments_of
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import PoolWish, parse_size, total_ram
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.reservation import Files, Wish
+from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
+
+ARGUMENTS: Dict[str, Any] = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "regions": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "size": {"type": "str", "required": True},
+            "node": {"type": "int", "default": 0},
+            "start": {"type": "str"},
+        },
+    },
+    "host_reserve": {"type": "str"},
+    "device": {"type": "path", "default": "/dev/pmem0"},
+}
+
+
+def read_wish(params: Dict[str, Any], total_bytes: int) -> Wish:
+    """The caller's options. Raises BadInput for a size that cannot be read."""
+    wishes = [
+        PoolWish(parse_size(one["size"], total_bytes=total_bytes), one["node"], read_address(one["start"]))
+        for one in params["regions"] or []
+    ]
+    reserve = params["host_reserve"]
+    return Wish(tuple(wishes), parse_size(reserve, total_bytes=total_bytes) if reserve else None, params["device"])
+
+
+def read_address(text: str | None) -> int | None:
+    """``0x100000000`` and ``4G`` alike. Raises BadInput."""
+    if not text:
+        return None
+    return int(text, 16) if text.lower().startswith("0x") else parse_size(text)
+
+
+def differences(before: Files, after: Files) -> List[Dict[str, str]]:
+    """One entry per file that changes, as Ansible shows them."""
+    paths = {"agent": configuration.CONFIG, "boot": reservation.grub.PATH, "libvirt": reservation.qemu_conf.PATH}
+    return [
+        {
+            "before_header": str(path),
+            "before": getattr(before, name),
+            "after_header": str(path),
+            "after": getattr(after, name),
+        }
+        for name, path in paths.items()
+        if getattr(before, name) != getattr(after, name)
+    ]
+
+
+def act(module: AnsibleModule) -> Dict[str, Any]:
+    """Choose, check, and write unless it is a check. Raises HoldfastError."""
+    current, before = configuration.load(), reservation.read_files()
+    firmware = collect.firmware_map()
+    if module.params["state"] == "present":
+        wanted = reservation.wanted_config(current, firmware, read_wish(module.params, total_ram(firmware)))
+        after = reservation.with_pool(before, wanted)
+    else:
+        wanted, after = Config(state_dir=current.state_dir), reservation.without_pool(before)
+    reservation.check(before, after, current)
+    if not module.check_mode:
+        reservation.put(before, after, wanted.state_dir)
+    running = collect.kexec.running_cmdline()
+    return {
+        "changed": before != after,
+        "diff": differences(before, after),
+        "regions": [plain(region) for region in wanted.pool.regions] if wanted.pool else [],
+        "argument": " ".join(arguments_of(after.boot)),
+        "reboot_required": reservation.reboot_required(wanted, running),
+        "libvirt_changed": before.libvirt != after.libvirt,
+        "mounted": collect.pool_facts(wanted, running).mounted,
+    }
+
+
+def main() -> None:
+    run(ARGUMENTS, act)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+#!/usr/bin/python
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prove on a host that every VM carried on."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: verify
+short_description: Prove that every VM of a host carried on
+version_added: 0.1.0
+description:
+  - Asks libvirt, every VM's QEMU and the journal how a host is after a live update, and fails with every problem at
+    once.
+  - Every VM of the live update runs again (or is paused, if it was), on the installed QEMU, and copies its RAM when
+    it is migrated or saved next. The journal is closed, and no suspended VM is left in the pool.
+  - Reads only. Without O(generation) it looks at the VMs that run and at the journal, and expects nothing of kernel and
+    QEMU.
+author:
+  - holdfast contributors (@holdfast-kvm)
+options:
+  generation:
+    description: The live update that should have been carried out. Empty when none was.
+    type: str
+    default: ""
+  kernel:
+    description: The release that should be running. Empty to accept any.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: Changes nothing in any mode.
+    support: full
+  diff_mode:
+    description: Changes nothing in any mode.
+    support: none
+  idempotent:
+    description: Changes nothing.
+    support: full
+seealso:
+  - module: holdfast.kvm.live_update
+"""
+
+EXAMPLES = r"""
+- name: Prove that every VM carried on
+  holdfast.kvm.verify:
+    generation: "{{ updated.generation }}"
+    kernel: "{{ updated.kernel.to }}"
+"""
+
+RETURN = r"""
+problems:
+  description: What is not as it should be, one sentence each.
+  type: list
+  elements: str
+  returned: always
+  sample: []
+kernel:
+  description: The running kernel's release.
+  type: str
+  returned: always
+  sample: 7.2.12+deb13-amd64
+vms:
+  description: Every running VM.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    name:
+      description: Its name.
+      type: str
+    uuid:
+      description: Its UUID.
+      type: str
+    state:
+      description: What libvirt says of it.
+      type: str
+    qemu:
+      description: Version of the QEMU that runs it. Empty when its monitor does not answer.
+      type: str
+    ram_stays_in_place:
+      description: Whether its next migration would leave out its RAM. Must be false whenever a VM runs.
+      type: bool
+    trouble:
+      description: Why its monitor does not answer, else empty.
+      type: str
+  sample:
+    - {name: db1, uuid: 6d0bb2f2-7d4a-4b0e-9b0b-0d4f3c5f1a11, state: running, qemu: 11.1.3, ram_stays_in_place: false,
+       trouble: ""}
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import config, journal, monitor
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, connect
+from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
+
+ARGUMENTS = {
+    "generation": {"type": "str", "default": ""},
+    "kernel": {"type": "str", "default": ""},
+}
+
+
+@dataclass(frozen=True)
+class RunningVm:
+    """One VM that has a QEMU now."""
+
+    name: str
+    uuid: str
+    state: str
+    qemu: str = ""
+    ram_stays_in_place: bool = False
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What should be true; empty strings expect nothing."""
+
+    generation: str = ""
+    kernel: str = ""
+
+
+def look_at(domain: Domain) -> RunningVm:
+    """One VM as libvirt and its QEMU describe it. A silent monitor is a finding, not an end."""
+    state = domain.state()
+    try:
+        return RunningVm(
+            domain.name, domain.uuid, state, monitor.qemu_version(domain), monitor.ram_stays_in_place(domain)
+        )
+    except VmError as error:
+        return RunningVm(domain.name, domain.uuid, state, trouble=str(error))
+
+
+def problems(expected: Expected, kernel: str, view: Mapping[str, Any], vms: Sequence[RunningVm]) -> List[str]:
+    """Everything that is not as it should be. ``view`` is the newest journal as a dictionary."""
+    found = list(_host_problems(expected, kernel, view))
+    found += [problem for vm in vms for problem in _running_problems(vm)]
+    if expected.generation and view.get("generation") == expected.generation:
+        by_uuid = {vm.uuid: vm for vm in vms}
+        found += [problem for record in view.get("vms", []) for problem in _vm_problems(record, by_uuid, view)]
+    return found
+
+
+def _host_problems(expected: Expected, kernel: str, view: Mapping[str, Any]) -> Iterator[str]:
+    if expected.kernel and kernel != expected.kernel:
+        yield f"kernel {kernel} runs, not {expected.kernel}"
+    if expected.generation and view.get("generation") != expected.generation:
+        yield f"the newest journal is of generation {view.get('generation', '(none)')}, not {expected.generation}"
+    elif expected.generation and view["state"] != "restored":
+        yield f"the journal of {expected.generation} ends in '{view['state']}', not in 'restored'"
+    elif view["state"] not in ("none", *journal.TERMINAL):
+        yield f"live update {view.get('generation')} is not finished: its journal says '{view['state']}'"
+
+
+def _running_problems(vm: RunningVm) -> Iterator[str]:
+    if vm.trouble:
+        yield vm.trouble
+    if vm.ram_stays_in_place:
+        yield (
+            f"VM {vm.name}: x-ignore-shared is still on, so its next live migration would lose its RAM; switch it off: "
+            f"virsh qemu-monitor-command {vm.name} --hmp 'migrate_set_capability x-ignore-shared off'"
+        )
+
+
+def _vm_problems(record: Mapping[str, Any], vms: Mapping[str, RunningVm], view: Mapping[str, Any]) -> Iterator[str]:
+    name, vm = record["name"], vms.get(record["uuid"])
+    wanted = "paused" if record.get("was_paused") else "running"
+    qemu = view.get("qemu", {}).get("to", "")
+    if vm is None:
+        yield f"VM {name} does not run: {record.get('error') or 'see holdfast-agent status'}"
+    elif vm.state != wanted:
+        yield f"VM {name} is {vm.state}, not {wanted}"
+    elif qemu and vm.qemu and vm.qemu != qemu:
+        yield f"VM {name} runs on QEMU {vm.qemu}, not on {qemu}"
+
+
+def verify(expected: Expected) -> Dict[str, Any]:
+    """Look at this host. Raises HoldfastError when libvirt, the configuration or the journal cannot be read."""
+    view = journal.latest(config.load().state_dir).view
+    kernel = os.uname().release
+    with connect() as hypervisor:
+        vms = [look_at(domain) for domain in hypervisor.running()]
+    return {
+        "problems": problems(expected, kernel, view, vms),
+        "kernel": kernel,
+        "vms": [asdict(vm) for vm in vms],
+    }
+
+
+def act(module: AnsibleModule) -> Dict[str, Any]:
+    found = verify(Expected(**module.params))
+    if found["problems"]:
+        module.fail_json(msg="Not everything carried on: " + "; ".join(found["problems"]), **found)
+    return found
+
+
+def main() -> None:
+    run(ARGUMENTS, act)
+
+
+if __name__ == "__main__":
+    main()

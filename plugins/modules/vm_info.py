@@ -1,0 +1,100 @@
+#!/usr/bin/python
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Thin: gathering is in collect."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vm_info
+short_description: Gather what matters of a host's VMs for an upgrade in place
+version_added: 0.1.0
+description:
+  - Reads every VM that libvirt knows on the host, running or not, from its running definition if it runs.
+author:
+  - holdfast contributors (@holdfast-kvm)
+options:
+  names:
+    description: VMs to return. All of them when empty. A name that nobody has is an error.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Reads only.
+    support: full
+  diff_mode:
+    description: Changes nothing, so there is nothing to show.
+    support: none
+  idempotent:
+    description: Changes nothing.
+    support: full
+seealso:
+  - module: holdfast.kvm.host_info
+  - module: holdfast.kvm.domain_ram
+"""
+
+EXAMPLES = r"""
+- name: Look at all VMs
+  holdfast.kvm.vm_info:
+  register: found
+
+- name: Name those whose RAM is not in the pool
+  ansible.builtin.debug:
+    msg: "{{ found.vms | rejectattr('ram_files_present') | map(attribute='name') }}"
+"""
+
+RETURN = r"""
+vms:
+  description: The VMs by name. Sizes are bytes.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{name: db1, uuid: 6d0b..., state: running, ram_bytes: 268435456, ram_backing: file-shared}]
+summary:
+  description: One line per VM, for a person.
+  type: list
+  elements: str
+  returned: success
+  sample: ["db1: running, 256 MiB, RAM in the pool"]
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain_ram import require_known
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import VmFacts, plain
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import size_text
+from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
+
+ARGUMENTS: Dict[str, Any] = {"names": {"type": "list", "elements": "str", "default": []}}
+
+
+def act(module: AnsibleModule) -> Dict[str, Any]:
+    names = module.params["names"]
+    with connect() as hypervisor:
+        vms = collect.vm_facts(hypervisor, config.load())
+    require_known(vms, names)
+    chosen = [vm for vm in vms if not names or vm.name in names]
+    return {"vms": [plain(vm) for vm in chosen], "summary": [summary(vm) for vm in chosen]}
+
+
+def summary(vm: VmFacts) -> str:
+    """One line for a person."""
+    if vm.running:
+        place = "RAM in the pool" if vm.ram_files_present else "RAM not in the pool"
+    else:
+        place = "RAM in the pool at its next start" if vm.definition_converted else "not converted"
+    return f"{vm.name}: {vm.state}, {size_text(vm.ram_bytes)}, {place}"
+
+
+def main() -> None:
+    run(ARGUMENTS, act)
+
+
+if __name__ == "__main__":
+    main()

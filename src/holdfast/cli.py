@@ -1,0 +1,186 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command ``holdfast``: reads arguments, calls one function, turns its outcome into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError, Refused
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.html import page
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.schema import SCHEMA_VERSION, violations
+
+from .progress import ExitCode
+
+# Each brings its own sub-command through register(subparsers).
+GUESTS = ("holdfast.lab.cli", "holdfast.bench.cli")
+EXIT_CODES = (
+    "exit codes: 0 done, 2 a host failed, 3 refused by preflight, 4 stopped on request, 5 another run holds the lock"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.func(arguments))
+    except Refused as error:
+        return _complain(error, ExitCode.REFUSED)
+    except HoldfastError as error:
+        return _complain(error, ExitCode.HOST_FAILED)
+    except KeyboardInterrupt:
+        return ExitCode.STOPPED
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `holdfast report ... | head`.
+        sys.stderr.close()
+        return ExitCode.DONE
+
+
+def _complain(error: HoldfastError, code: ExitCode) -> int:
+    print(f"holdfast: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"          {error.hint}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """All sub-commands, with those of the lab and the bench where they are installed."""
+    top = argparse.ArgumentParser(
+        prog="holdfast",
+        epilog=EXIT_CODES,
+        description="Upgrade KVM hypervisors under the feet of their virtual machines.",
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _register_upgrade(commands)
+    _register_report(commands)
+    for name in GUESTS:
+        _register_guest(name, commands)
+    return top
+
+
+def _register_guest(name: str, commands: Any) -> None:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Only its own absence is fine; a dependency that it misses is not.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        return
+    module.register(commands)
+
+
+def _register_upgrade(commands: Any) -> None:
+    command = commands.add_parser(
+        "upgrade", help="upgrade the hosts of an inventory, one after the other", epilog=EXIT_CODES
+    )
+    command.add_argument("-i", "--inventory", type=Path, required=True, help="inventory file or directory")
+    command.add_argument("-l", "--limit", default="", help="only these hosts (an Ansible pattern)")
+    command.add_argument(
+        "-C",
+        "--check",
+        action="store_const",
+        const=("--check",),
+        default=(),
+        help="say what would happen, and change nothing",
+    )
+    command.add_argument(
+        "-e",
+        "--extra-vars",
+        action="append",
+        default=[],
+        metavar="VARS",
+        help="as for ansible-playbook: key=value, JSON or @file",
+    )
+    command.add_argument("--campaign", default="upgrade", help="name at the top of the report (default: upgrade)")
+    command.add_argument("--report-dir", type=Path, metavar="DIR", help="where report.json and report.html go")
+    command.add_argument("--json", action="store_true", help="print JSON lines instead of a picture")
+    command.set_defaults(func=_upgrade)
+
+
+def _register_report(commands: Any) -> None:
+    command = commands.add_parser("report", help="show a report.json in the terminal, or turn it into a page")
+    command.add_argument("path", type=Path, metavar="PATH", help="report.json, or the directory it is in")
+    command.add_argument("--html", type=Path, metavar="OUT", help="write the page to this file instead")
+    command.set_defaults(func=_report)
+
+
+def _upgrade(arguments: argparse.Namespace) -> int:
+    from .upgrade import Wish, upgrade
+
+    wish = Wish(
+        inventory=arguments.inventory,
+        limit=arguments.limit,
+        check=arguments.check,
+        extra_vars=tuple(arguments.extra_vars),
+        campaign=arguments.campaign,
+        report_dir=arguments.report_dir,
+    )
+    return upgrade(wish, lambda: _view(arguments))
+
+
+def _view(arguments: argparse.Namespace) -> Any:
+    from rich.console import Console
+
+    from .view import JsonView, LiveView, PlainView
+
+    if arguments.json:
+        return JsonView(_say)
+    console = Console()
+    return LiveView(console) if console.is_terminal else PlainView(_say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .chart import chart
+
+    report = read_report(arguments.path)
+    if arguments.html:
+        _write_page(arguments.html, report)
+        return ExitCode.DONE
+    console = Console()
+    console.print(chart(report, console.width))
+    return ExitCode.DONE
+
+
+def _write_page(path: Path, report: dict[str, Any]) -> None:
+    try:
+        path.write_text(page(report), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"the page cannot be written to {path}: {error.strerror}", "name another file") from error
+    print(path)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report that keeps to the schema. Raises BadInput naming what is wrong with it."""
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(
+            f"{file} cannot be read: {error.strerror}", "name a report.json that an upgrade wrote"
+        ) from error
+    except ValueError as error:
+        raise BadInput(f"{file} is not JSON: {error}", "name a report.json that an upgrade wrote") from error
+    wrong = violations(report)
+    if wrong:
+        raise BadInput(
+            f"{file} is no report of schema version {SCHEMA_VERSION}: {wrong[0]}",
+            "name a report.json that this version of holdfast wrote",
+        )
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

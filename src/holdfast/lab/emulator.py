@@ -1,0 +1,88 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The emulator that lab hypervisors run in: which one, how fast, and with what machine.
+
+QEMU older than 10 crashes a hypervisor's kernel when kvm_amd loads under emulation, so set-up sees to a newer one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
+
+from ..command import run
+from . import debian
+
+BINARY = "qemu-system-x86_64"
+OLDEST = (10, 0)
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """``name`` is ``kvm`` or ``tcg``; ``why`` is for people; ``slowness`` multiplies every time limit."""
+
+    name: str
+    why: str
+    slowness: float
+
+
+def version() -> tuple[int, int]:
+    """Version of the installed emulator, (0, 0) when there is none."""
+    if not shutil.which(BINARY):
+        return (0, 0)
+    found = re.search(r"version (\d+)\.(\d+)", run([BINARY, "--version"]))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def ensure() -> None:
+    """Install an emulator of at least version 10 if this machine has none. Needs root."""
+    if version() >= OLDEST:
+        return
+    codename = _codename()
+    if codename == "bookworm":
+        debian.install_from_backports("qemu-system-x86", codename)
+    else:
+        debian.install({BINARY: "qemu-system-x86"})
+    if version() < OLDEST:
+        raise HoldfastError(f"the lab needs QEMU >= 10, this machine has {version()}", "use Debian 12 or newer")
+
+
+def accelerator() -> Accelerator:
+    """KVM when a virtual machine here can itself run virtual machines, else emulation."""
+    flags = set(re.findall(r"\b(?:svm|vmx)\b", Path("/proc/cpuinfo").read_text()))
+    if not flags:
+        return Accelerator("tcg", "this machine's CPU offers no virtualisation", 1.0)
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return Accelerator("tcg", "/dev/kvm cannot be opened", 1.0)
+    module = "kvm_amd" if "svm" in flags else "kvm_intel"
+    nested = Path(f"/sys/module/{module}/parameters/nested")
+    if not nested.exists() or nested.read_text().strip() not in ("1", "Y"):
+        return Accelerator("tcg", f"{module} does not allow nested virtualisation", 1.0)
+    try:
+        run([BINARY, "-accel", "kvm", "-cpu", "host", "-M", "q35", "-display", "none", "-monitor", "stdio"]
+            + ["-S", "-nodefaults", "-serial", "none"], stdin="quit\n", timeout_s=20)
+    except CommandFailed as exc:
+        return Accelerator("tcg", f"KVM refuses a virtual machine: {exc.message.splitlines()[-1]}", 1.0)
+    return Accelerator("kvm", f"{module} with nested virtualisation", 0.2)
+
+
+def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int) -> list[str]:
+    """Machine, CPU and RAM of a lab hypervisor; an AMD one under emulation, because TCG implements SVM."""
+    if accelerator_name == "kvm":
+        engine = ["-accel", "kvm", "-cpu", "host"]
+    else:
+        engine = ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "EPYC,+svm,+npt"]
+    return [BINARY, "-M", "q35", *engine, "-smp", str(cpus), "-m", f"{ram_mib}M"]
+
+
+def _codename() -> str:
+    words = dict(
+        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
+    )
+    return words.get("VERSION_CODENAME", "").strip('"')

@@ -1,0 +1,277 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lab hypervisors: start one, reach it by SSH, stop it. What runs is on record in ``lab.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
+
+from ..command import run, spawn
+from . import emulator
+from .image import HostImage
+
+UPLINK_MAC = "52:54:00:0f:00:01"
+# Measured under emulation: 30 to 60 s to a usable host. Three times that is a host that will not come.
+BOOT_LIMIT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A loopback port of this machine that leads to ``address:port`` behind the hypervisor's bridge."""
+
+    name: str
+    address: str
+    port: int
+    local: int = 0
+
+
+@dataclass(frozen=True)
+class Host:
+    """One running hypervisor. ``forwards`` always has ``ssh``."""
+
+    name: str
+    pid: int
+    accel: str
+    ram_mib: int
+    folder: str
+    key: str
+    forwards: tuple[Forward, ...] = ()
+    peer_address: str = ""
+    started_at: float = field(default_factory=time.time)
+
+    @property
+    def console(self) -> Path:
+        """Serial console log; earlier runs' logs lie beside it."""
+        return Path(self.folder, "console.log")
+
+    def port(self, name: str) -> int:
+        """Loopback port of a forward by name, for example ``ssh`` or ``db1.redis``."""
+        for forward in self.forwards:
+            if forward.name == name:
+                return forward.local
+        raise HoldfastError(f"lab host {self.name} forwards no {name}", "lab status shows what there is")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process on record is still our emulator (a pid may have been reused)."""
+        with contextlib.suppress(OSError):
+            return self.folder.encode() in Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        return False
+
+
+@dataclass(frozen=True)
+class Lab:
+    """All hosts of a lab folder."""
+
+    folder: Path
+    hosts: tuple[Host, ...] = ()
+
+    @staticmethod
+    def load(folder: Path) -> Lab:
+        """What is on record; an empty lab when there is nothing."""
+        record = folder / "lab.json"
+        if not record.exists():
+            return Lab(folder)
+        entries = json.loads(record.read_text())["hosts"]
+        return Lab(folder, tuple(_host_from(entry) for entry in entries))
+
+    def host(self, name: str) -> Host:
+        """A host by name. Raises HoldfastError naming those that exist."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        there = ", ".join(host.name for host in self.hosts) or "none; start one with: holdfast lab up"
+        raise HoldfastError(f"the lab has no host {name}", f"it has: {there}")
+
+    def with_host(self, host: Host) -> Lab:
+        """The lab with this host added or replaced, saved."""
+        others = tuple(other for other in self.hosts if other.name != host.name)
+        return replace(self, hosts=tuple(sorted((*others, host), key=lambda each: each.name)))._saved()
+
+    def without(self, name: str) -> Lab:
+        """The lab without this host, saved."""
+        return replace(self, hosts=tuple(host for host in self.hosts if host.name != name))._saved()
+
+    def _saved(self) -> Lab:
+        record = self.folder / "lab.json"
+        draft = record.with_suffix(".new")
+        draft.write_text(json.dumps({"hosts": [asdict(host) for host in self.hosts]}, indent=1))
+        draft.rename(record)
+        return self
+
+
+def _host_from(entry: dict) -> Host:
+    forwards = tuple(Forward(**forward) for forward in entry.pop("forwards"))
+    return Host(**entry, forwards=forwards)
+
+
+def start(
+    lab: Lab, name: str, image: HostImage, *, ram_mib: int, cpus: int, accel: str, forwards: Sequence[Forward]
+) -> Lab:
+    """Start a hypervisor from a fresh overlay of the image and put it on record. Returns at once."""
+    folder = lab.folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = folder / "disk.qcow2"
+    disk.unlink(missing_ok=True)
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, disk])
+    _keep_earlier_console(folder)
+    taken = [replace(each, local=_free_port()) for each in (Forward("ssh", "10.0.2.15", 22), *forwards)]
+    number = int("".join(filter(str.isdigit, name)) or 1)
+    host = Host(name, 0, accel, ram_mib, str(folder), str(image.key), tuple(taken), f"192.168.77.{number}")
+    _write_identity(host, number)
+    pid = spawn(_arguments(host, cpus, number), folder / "emulator.log")
+    host = replace(host, pid=pid)
+    _write_ssh_config(lab.folder, host, image)
+    for _ in range(50):  # a new process shows its arguments only a moment after it began
+        if host.alive:
+            break
+        time.sleep(0.1)
+    return lab.with_host(host)
+
+
+def _arguments(host: Host, cpus: int, number: int) -> list[str]:
+    folder = host.folder
+    user = "user,id=uplink,net=10.0.2.0/24,host=10.0.2.2," + ",".join(
+        f"hostfwd=tcp:127.0.0.1:{each.local}-{each.address}:{each.port}" for each in host.forwards
+    )
+    identity = [
+        word
+        for item in ("hostname", "hosts", "peer")
+        for word in ("-fw_cfg", f"name=opt/holdfast.lab/{item},file={folder}/{item}")
+    ]
+    return [
+        *emulator.machine_arguments(host.accel, host.ram_mib, cpus),
+        *("-name", host.name, "-uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, host.name))),
+        *("-drive", f"file={folder}/disk.qcow2,if=virtio,cache=unsafe,discard=unmap,aio=threads"),
+        *("-netdev", user, "-device", f"virtio-net-pci,netdev=uplink,mac={UPLINK_MAC}"),
+        *_peer_link(host, number),
+        *("-device", "virtio-rng-pci"),
+        *("-chardev", f"file,id=console,path={folder}/console.log", "-serial", "chardev:console"),
+        *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
+        *("-display", "none", "-monitor", "none", "-no-user-config"),
+        *identity,
+    ]
+
+
+def _peer_link(host: Host, number: int) -> list[str]:
+    """A cable between the first two hosts: the first one listens, the second one connects again and again."""
+    wire = Path(host.folder).parent / "peers.sock"
+    if number == 1:
+        wire.unlink(missing_ok=True)
+        link = f"stream,id=peers,server=on,addr.type=unix,addr.path={wire}"
+    else:
+        link = f"stream,id=peers,server=off,addr.type=unix,addr.path={wire},reconnect-ms=1000"
+    return ["-netdev", link, "-device", f"virtio-net-pci,netdev=peers,mac=52:54:00:0f:01:{number:02x}"]
+
+
+def _write_identity(host: Host, number: int) -> None:
+    folder = Path(host.folder)
+    peers = "".join(f"192.168.77.{each} hv{each}\n" for each in range(1, 10))
+    (folder / "hostname").write_text(f"{host.name}\n")
+    (folder / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {host.name}.lab\n{peers}")
+    (folder / "peer").write_text(
+        f"[Match]\nMACAddress=52:54:00:0f:01:{number:02x}\n[Network]\n"
+        f"Address={host.peer_address}/24\nLinkLocalAddressing=no\nConfigureWithoutCarrier=yes\n"
+    )
+
+
+def _keep_earlier_console(folder: Path) -> None:
+    console = folder / "console.log"
+    if console.exists():
+        console.rename(folder / f"console-{int(console.stat().st_mtime)}.log")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _write_ssh_config(folder: Path, host: Host, image: HostImage) -> None:
+    """Known hosts and an SSH configuration of the lab's own: host keys are checked, the user's files stay alone."""
+    key = " ".join(image.host_key.read_text().split()[:2])
+    port = host.port("ssh")
+    known = folder / "known_hosts"
+    kept = known.read_text().splitlines() if known.exists() else []
+    lines = [line for line in kept if not line.startswith(f"{host.name} ")]
+    known.write_text("\n".join([*lines, f"{host.name} {key}", ""]))
+    (Path(host.folder) / "ssh_config").write_text(
+        f"Host {host.name}\n  HostName 127.0.0.1\n  Port {port}\n  User root\n  IdentityFile {host.key}\n"
+        f"  IdentitiesOnly yes\n  HostKeyAlias {host.name}\n  UserKnownHostsFile {known}\n"
+        "  StrictHostKeyChecking yes\n  ServerAliveInterval 5\n  ServerAliveCountMax 3\n  LogLevel ERROR\n"
+    )
+
+
+def ssh_command(host: Host, words: Sequence[str] = ()) -> list[str]:
+    """The ssh call that reaches a lab host."""
+    return ["ssh", "-F", f"{host.folder}/ssh_config", host.name, *words]
+
+
+def on_host(host: Host, script: str, *, timeout_s: float = 300) -> str:
+    """Run a shell script on a lab host and return what it prints. Raises CommandFailed."""
+    return run(ssh_command(host, ["sh", "-se"]), stdin=script, timeout_s=timeout_s)
+
+
+def wait_until_usable(host: Host, limit_s: float = BOOT_LIMIT_S) -> float:
+    """Wait until SSH lets us in and libvirt answers; return seconds since the start of the host.
+
+    Raises HoldfastError with the end of the serial console.
+    """
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if not host.alive:
+            break
+        if _greets(host.port("ssh")):
+            with contextlib.suppress(CommandFailed):
+                on_host(host, "virsh -q list >/dev/null", timeout_s=60)
+                return time.time() - host.started_at
+        time.sleep(0.5)
+    state = "did not become usable" if host.alive else "ended"
+    raise HoldfastError(f"lab host {host.name} {state} within {limit_s:.0f} s; console:\n{console_tail(host)}")
+
+
+def _greets(port: int) -> bool:
+    """Whether an SSH server says hello on a loopback port (the forward itself always accepts)."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+        return link.recv(4) == b"SSH-"
+    return False
+
+
+def console_tail(host: Host, lines: int = 30) -> str:
+    """The last lines of the host's serial console."""
+    text = host.console.read_text(errors="replace") if host.console.exists() else "(nothing)"
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def stop(host: Host) -> None:
+    """End the emulator by pid, and only if it is ours."""
+    if not host.alive:
+        return
+    os.kill(host.pid, signal.SIGTERM)
+    for _ in range(100):
+        if not host.alive:
+            return
+        time.sleep(0.1)
+    os.kill(host.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def console_on_failure(host: Host) -> Iterator[None]:
+    """Attach the end of the serial console to whatever goes wrong inside."""
+    try:
+        yield
+    except HoldfastError as exc:
+        exc.message += f"\nconsole of {host.name} ({host.console}):\n{console_tail(host)}"
+        raise

@@ -1,0 +1,101 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring a lab up, as far as an operator would have it before holdfast comes: hypervisors with VMs defined on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+
+from ..command import step
+from . import debian, emulator
+from .guests.definitions import GUESTS, GuestSpec, define_script, forwards
+from .guests.image import build_guest_image
+from .hosts import Forward, Host, Lab, on_host, start, stop, wait_until_usable
+from .image import HostImage, build
+from .places import cache_dir
+
+PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "qemu-img": "qemu-utils", "ssh": "openssh-client"}
+LARGEST_LAB = 2
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a lab shall be. Guests are defined on the first host only."""
+
+    hosts: int = 1
+    ram_mib: int = 4096
+    cpus: int = 2
+    guests: tuple[GuestSpec, ...] = GUESTS
+
+
+def prepare_images() -> HostImage:
+    """Everything a lab needs before its first host starts: programs, emulator, images. Cached."""
+    debian.install(PROGRAMS)
+    emulator.ensure()
+    guest_image = build_guest_image(cache_dir())
+    return build(cache_dir(), guest_image)
+
+
+def up(folder: Path, wish: Wish) -> Lab:
+    """Start the hosts that do not run yet, define the guests, write the inventory. Can be run again at any time."""
+    if not 1 <= wish.hosts <= LARGEST_LAB:
+        raise BadInput(f"a lab of {wish.hosts} hosts is not possible", f"ask for 1 to {LARGEST_LAB}")
+    image = prepare_images()
+    lab = Lab.load(folder)
+    for number in range(1, wish.hosts + 1):
+        lab = _up_one(lab, f"hv{number}", image, wish)
+    write_inventory(lab)
+    return lab
+
+
+def _up_one(lab: Lab, name: str, image: HostImage, wish: Wish) -> Lab:
+    known = {host.name: host for host in lab.hosts}
+    if name in known and known[name].alive:
+        return lab
+    ours = wish.guests if name == "hv1" else ()
+    engine = emulator.accelerator()
+    ports: tuple[Forward, ...] = forwards(ours)
+    lab = start(lab, name, image, ram_mib=wish.ram_mib, cpus=wish.cpus, accel=engine.name, forwards=ports)
+    with step(f"{name} boots ({engine.name}: {engine.why})"):
+        wait_until_usable(lab.host(name))
+    if ours:
+        with step(f"{name}: {', '.join(guest.name for guest in ours)} defined"):
+            on_host(lab.host(name), define_script(ours))
+    return lab
+
+
+def down(folder: Path) -> None:
+    """Stop every host on record. Console logs stay."""
+    lab = Lab.load(folder)
+    for host in lab.hosts:
+        stop(host)
+        lab = lab.without(host.name)
+
+
+def write_inventory(lab: Lab) -> Path:
+    """An ordinary Ansible inventory of the lab (JSON is YAML)."""
+    path = lab.folder / "inventory" / "hosts.yml"
+    path.parent.mkdir(exist_ok=True)
+    entries = {host.name: _connection(lab, host) for host in lab.hosts}
+    path.write_text(json.dumps({"hypervisors": {"hosts": entries}}, indent=2) + "\n")
+    return path
+
+
+def _connection(lab: Lab, host: Host) -> dict[str, object]:
+    return {
+        "ansible_host": "127.0.0.1",
+        "ansible_port": host.port("ssh"),
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": host.key,
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "ansible_ssh_pipelining": True,
+        "ansible_ssh_common_args": (
+            f"-o HostKeyAlias={host.name} -o UserKnownHostsFile={lab.folder}/known_hosts"
+            " -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes -o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+        ),
+    }

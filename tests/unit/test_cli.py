@@ -1,0 +1,220 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: one clear error for bad input, Ansible's environment, and how a run is watched and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, CommandFailed
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import build_report
+from holdfast import upgrade
+from holdfast.cli import main
+from holdfast.progress import ExitCode, Progress, exit_code
+from holdfast.upgrade import Place, Wish
+
+
+def test_missing_inventory_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["upgrade", "-i", str(tmp_path / "nope.yml")]) == ExitCode.HOST_FAILED
+    assert "nope.yml does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", '{"schema_version": 9, "campaign": "x", "created": "", "hosts": []}']
+)
+def test_what_is_no_report_is_refused(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(content)
+    assert main(["report", str(path)]) == ExitCode.HOST_FAILED
+    assert str(path) in capsys.readouterr().err
+
+
+def test_report_is_found_in_its_directory_and_turned_into_a_page(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(build_report("spring", "2026-11-21T02:03:04Z", [])))
+    assert main(["report", str(tmp_path), "--html", str(tmp_path / "page.html")]) == ExitCode.DONE
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+LISTED = """
+playbook: /x/playbooks/upgrade.yml
+
+  play #1 (localhost): Make sure that there is a fleet\tTAGS: []
+    pattern: ['localhost']
+    hosts (1):
+      localhost
+
+  play #2 (hypervisors): Upgrade each host in place\tTAGS: []
+    pattern: ['hypervisors']
+    hosts (2):
+      hv2
+      hv1
+
+  play #3 (hypervisors): Again\tTAGS: []
+    pattern: ['hypervisors']
+    hosts (1):
+      hv1
+"""
+
+
+def test_hosts_are_listed_once_and_in_order() -> None:
+    assert upgrade.hosts_listed(LISTED) == ("hv2", "hv1")
+
+
+def listing(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
+    monkeypatch.setattr(upgrade, "run", lambda *_, **__: answer())
+
+
+def test_inventory_without_hosts_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listing(monkeypatch, lambda: "    hosts (0):\n")
+    with pytest.raises(BadInput, match=r"has no host for .* within --limit web") as caught:
+        upgrade.chosen_hosts(Wish(tmp_path, limit="web"), {})
+    assert "--graph" in caught.value.hint
+
+
+def test_inventory_that_ansible_refuses_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse() -> str:
+        raise CommandFailed("ansible-playbook ended with 1:\n[WARNING]: noise\n[ERROR]: leaves us with no hosts")
+
+    listing(monkeypatch, refuse)
+    with pytest.raises(BadInput, match="leaves us with no hosts") as caught:
+        upgrade.chosen_hosts(Wish(tmp_path), {})
+    assert "noise" not in caught.value.message
+
+
+def test_environment_puts_our_collection_first_and_checks_host_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ansible.cfg").touch()
+    found = upgrade.ansible_environment({"PATH": "/bin", "ANSIBLE_COLLECTIONS_PATH": "/theirs"})
+    ours, theirs = found["ANSIBLE_COLLECTIONS_PATH"].split(os.pathsep)
+    assert theirs == "/theirs"
+    assert (Path(ours) / "ansible_collections" / "holdfast" / "kvm" / "plugins").is_dir()
+    assert found["ANSIBLE_HOST_KEY_CHECKING"] == "True"
+    assert found["ANSIBLE_CONFIG"] == str(tmp_path / "ansible.cfg")
+    assert "ANSIBLE_CONFIG" not in upgrade.ansible_environment({"ANSIBLE_CONFIG": "/mine"})
+
+
+def test_run_directory_is_private_and_new(tmp_path: Path) -> None:
+    first, second = upgrade.new_place(tmp_path / "state"), upgrade.new_place(tmp_path / "state")
+    assert first.root != second.root
+    assert stat.S_IMODE(first.root.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+def test_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    with pytest.raises(BadInput, match="cannot be made"):
+        upgrade.new_place(tmp_path / "state")
+
+
+def test_variable_files_are_found_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = upgrade.ansible_arguments(Wish(Path("i"), "hv1", ("--check",), ("@vars.yml", "a=b")))
+    assert words == ["--limit", "hv1", "--check", "--extra-vars", f"@{tmp_path}/vars.yml", "--extra-vars", "a=b"]
+
+
+def test_progress_file_is_read_line_by_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    path.touch()
+    lines = upgrade.progress_lines(path)
+    assert next(lines) == []
+    with path.open("a") as handle:
+        handle.write('{"host": "hv1", "line": "a"}\nnonsense\n{"host": ')
+        handle.flush()
+        assert [event.data["line"] for event in next(lines)] == ["a"]
+        handle.write('"hv1", "line": "b"}\n')
+        handle.flush()
+        assert [event.data["line"] for event in next(lines)] == ["b"]
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Silent:
+    """A view that only remembers."""
+
+    closed: Progress | None = None
+
+    def show(self, progress: Progress) -> None:
+        pass
+
+    def close(self, progress: Progress) -> None:
+        self.closed = progress
+
+
+def started(host: str) -> Mapping[str, Any]:
+    return {"event": "runner_on_start", "event_data": {"host": host, "resolved_role": "holdfast.kvm.live_update"}}
+
+
+def finished(host: str) -> Mapping[str, Any]:
+    action = "holdfast.kvm.live_update"
+    return {
+        "event": "runner_on_ok",
+        "event_data": {"host": host, "resolved_action": action, "res": {"result": "upgraded"}},
+    }
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return upgrade.new_place(tmp_path / "state")
+
+
+def test_first_interrupt_leaves_a_stop_file_and_lets_the_host_finish(place: Place) -> None:
+    def start(on_event: Callable[[Mapping[str, Any]], bool], cancelled: Callable[[], bool]) -> int:
+        on_event(started("hv1"))
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(place.stop_file.exists)
+        assert not cancelled()
+        on_event(finished("hv1"))
+        return 0
+
+    view = Silent()
+    progress = upgrade.watched(Progress("spring"), ("hv1", "hv2"), place, view, start)
+    assert exit_code(progress) is ExitCode.STOPPED
+    assert not progress.cancelled
+    assert view.closed == progress
+
+
+def test_second_interrupt_cancels(place: Place) -> None:
+    def start(on_event: Callable[[Mapping[str, Any]], bool], cancelled: Callable[[], bool]) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        # Two signals at the same moment would arrive as one.
+        wait_for(place.stop_file.exists)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(cancelled)
+        return 254
+
+    progress = upgrade.watched(Progress("spring"), ("hv1",), place, Silent(), start)
+    assert progress.cancelled
+    assert exit_code(progress) is ExitCode.STOPPED
+
+
+def test_signals_are_given_back(place: Place) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    upgrade.watched(
+        Progress("spring"), ("hv1",), place, Silent(), lambda on_event, _: int(not on_event(finished("hv1")))
+    )
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_failure_that_nothing_explains_points_to_the_log(place: Place) -> None:
+    place.log.parent.mkdir(parents=True)
+    place.log.write_text("noise\n[ERROR]: couldn't resolve module/action 'nope'\nmore\n")
+    with pytest.raises(CommandFailed, match="couldn't resolve module") as caught:
+        upgrade.watched(Progress("spring"), ("hv1",), place, Silent(), lambda *_: 4)
+    assert str(place.log) in caught.value.hint

@@ -1,0 +1,220 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The reducer follows a run from two sources, does not mind repeats, and ends with the promised exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdfast.progress import (
+    AnsibleEvent,
+    CancelAsked,
+    Event,
+    ExitCode,
+    HostStatus,
+    Kind,
+    Progress,
+    ProgressLine,
+    RunBegan,
+    RunEnded,
+    StopAsked,
+    exit_code,
+    reduce,
+)
+
+BEGIN = 1000.0
+BEGAN = RunBegan(BEGIN, ("hv1", "hv2"))
+ENDED = RunEnded(BEGIN + 99, 0)
+FAILED_RUN = RunEnded(BEGIN + 99, 2)
+
+
+def after(*events: Event) -> Progress:
+    progress = Progress("spring")
+    for event in events:
+        progress = reduce(progress, event)
+    return progress
+
+
+def ansible(kind: str, host: str, role: str = "", counter: int = 0, **details: Any) -> AnsibleEvent:
+    data = {"host": host, **details, **({"resolved_role": f"holdfast.kvm.{role}", "role": role} if role else {})}
+    return AnsibleEvent({"event": kind, "counter": counter, "created": "2026-11-21T02:00:00+00:00", "event_data": data})
+
+
+def failed(host: str, role: str = "stage", **result: Any) -> AnsibleEvent:
+    return ansible("runner_on_failed", host, role, res={"msg": "it broke", **result})
+
+
+def live_update(host: str, result: str) -> AnsibleEvent:
+    action = "holdfast.kvm.live_update"
+    return ansible("runner_on_ok", host, "live_update", resolved_action=action, res={"result": result})
+
+
+def upgraded(host: str) -> AnsibleEvent:
+    return live_update(host, "upgraded")
+
+
+def gate(host: str) -> AnsibleEvent:
+    return ansible("runner_on_failed", host, resolved_action="ansible.builtin.assert", res={"msg": "stopped"})
+
+
+def journal(state: str = "suspending", **vms: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "state": state,
+        "kernel": {"from": "6.12", "to": "7.2"},
+        "qemu": {"from": "10.0", "to": "11.1"},
+        "vms": [{"name": name, **entry} for name, entry in vms.items()],
+    }
+
+
+def line(at: float, entry: dict[str, Any], host: str = "hv1") -> ProgressLine:
+    return ProgressLine({"at": at, "host": host, "journal": entry})
+
+
+PAUSED = {"state": "suspended", "paused_at": 1010.0}
+RESUMED = {"state": "resumed", "paused_at": 1010.0, "resumed_at": 1018.5}
+
+
+def test_phase_is_the_role_of_the_task_that_runs() -> None:
+    progress = after(BEGAN, ansible("runner_on_start", "hv1", "preflight"), ansible("runner_on_start", "hv1", "stage"))
+    assert progress.host("hv1").phase == "stage"
+    assert progress.host("hv1").status is HostStatus.WORKING
+    assert progress.host("hv2").status is HostStatus.WAITING
+    assert [happening.text for happening in progress.happenings] == ["preflight", "stage"]
+
+
+def test_roles_of_others_are_no_phase() -> None:
+    assert after(BEGAN, ansible("runner_on_start", "hv1", resolved_role="debops.apt")).host("hv1").phase == ""
+
+
+def test_journal_gives_vms_versions_and_pauses() -> None:
+    progress = after(BEGAN, line(1010.1, journal(db1=PAUSED)), line(1019, journal("restored", db1=RESUMED)))
+    host = progress.host("hv1")
+    assert host.kernel == ("6.12", "7.2")
+    assert host.pause_s(host.vms[0], now=5000) == 8.5
+    assert [(told.kind, told.vm, told.seconds) for told in progress.happenings] == [
+        (Kind.VM_PAUSED, "db1", None),
+        (Kind.VM_RESUMED, "db1", 8.5),
+    ]
+
+
+def test_pause_so_far_grows_and_allows_for_a_host_clock_that_is_wrong() -> None:
+    behind = after(BEGAN, line(1110.2, journal(db1=PAUSED))).host("hv1")
+    assert behind.pause_s(behind.vms[0], now=1112.2) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("word", ["at", "time"])
+def test_older_lines_are_ignored(word: str) -> None:
+    new, old = journal("restored", db1=RESUMED), journal(db1=PAUSED)
+    events = [ProgressLine({word: at, "host": "hv1", "journal": entry}) for at, entry in ((1019, new), (1011, old))]
+    assert after(BEGAN, *events).host("hv1").journal_state == "restored"
+
+
+def test_every_event_may_come_twice() -> None:
+    events: list[Event] = [
+        BEGAN,
+        ansible("runner_on_start", "hv1", "preflight", counter=1),
+        ansible("runner_on_start", "hv1", "live_update", counter=2),
+        line(1010.1, journal(db1=PAUSED)),
+        ProgressLine({"at": 1011, "host": "hv1", "line": "away"}),
+        line(1019, journal("restored", db1=RESUMED)),
+        ansible("runner_on_start", "hv1", "verify", counter=3),
+        failed("hv2"),
+        StopAsked(1020),
+        CancelAsked(1021),
+        FAILED_RUN,
+    ]
+    once, twice = after(*events), after(*[event for event in events for _ in range(2)])
+    assert once == twice
+    assert after(*events, *events[1:]) == once
+
+
+def test_remarks_are_told_but_not_twice_what_the_journal_says() -> None:
+    progress = after(
+        BEGAN,
+        line(1010.1, journal(db1=PAUSED)),
+        ProgressLine({"time": 1010.2, "host": "hv1", "line": "db1 suspended"}),
+        ProgressLine({"time": 1012, "host": "hv1", "line": "away"}),
+    )
+    assert [told.text for told in progress.happenings] == ["paused", "away"]
+
+
+@pytest.mark.parametrize("data", [{}, {"host": "hv1"}, {"host": 7, "line": "x"}, {"host": "hv1", "journal": "x"}])
+def test_lines_that_mean_nothing_change_nothing(data: dict[str, Any]) -> None:
+    assert after(BEGAN, ProgressLine(data)) == after(BEGAN)
+
+
+def test_ignored_errors_are_none() -> None:
+    event = ansible("runner_on_failed", "hv1", "stage", ignore_errors=True, res={"msg": "never mind"})
+    assert after(BEGAN, event).host("hv1").status is HostStatus.WAITING
+
+
+def test_first_verdict_about_a_host_stays() -> None:
+    progress = after(BEGAN, failed("hv1", "preflight", refused=True, msg="2 blockers"), failed("hv1", "report"))
+    assert progress.host("hv1").status is HostStatus.REFUSED
+    assert progress.host("hv1").error == "2 blockers"
+
+
+def test_report_names_its_files_and_corrects_a_host() -> None:
+    written = {
+        "report_json": "/r/report.json",
+        "report_html": "/r/report.html",
+        "results": {"hv1": "failed", "hv2": "skipped"},
+    }
+    event = ansible("runner_on_ok", "hv1", "report", resolved_action="holdfast.kvm.report", res=written)
+    progress = after(BEGAN, upgraded("hv2"), event)
+    assert progress.report_html == "/r/report.html"
+    assert progress.host("hv1").status is HostStatus.FAILED
+    assert progress.host("hv2").status is HostStatus.UPGRADED
+
+
+def stats(**failures: int) -> AnsibleEvent:
+    return AnsibleEvent({"event": "playbook_on_stats", "event_data": {"failures": failures, "dark": {}}})
+
+
+WORKING = [ansible("runner_on_start", host, "verify") for host in ("hv1", "hv2")]
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([upgraded("hv1"), upgraded("hv2"), ENDED], ExitCode.DONE),
+        ([*WORKING, stats(), ENDED], ExitCode.DONE),
+        ([*WORKING, stats(hv2=1), FAILED_RUN], ExitCode.HOST_FAILED),
+        ([failed("hv1"), FAILED_RUN], ExitCode.HOST_FAILED),
+        ([failed("hv1", "live_update", result="fell_back"), FAILED_RUN], ExitCode.HOST_FAILED),
+        ([failed("hv1", "live_update", result="aborted"), FAILED_RUN], ExitCode.HOST_FAILED),
+        ([ansible("runner_on_unreachable", "hv1", res={"msg": "no route"}), FAILED_RUN], ExitCode.HOST_FAILED),
+        ([FAILED_RUN], ExitCode.HOST_FAILED),
+        ([failed("hv1", "preflight", refused=True), FAILED_RUN], ExitCode.REFUSED),
+        ([failed("hv1", "preflight", refused=True), gate("hv2"), FAILED_RUN], ExitCode.REFUSED),
+        ([upgraded("hv1"), failed("hv2", "preflight", refused=True), FAILED_RUN], ExitCode.HOST_FAILED),
+        ([failed("hv1", "preflight", refused=True), failed("hv2"), FAILED_RUN], ExitCode.HOST_FAILED),
+        ([upgraded("hv1"), StopAsked(1), gate("hv2"), FAILED_RUN], ExitCode.STOPPED),
+        ([upgraded("hv1"), StopAsked(1), ENDED], ExitCode.STOPPED),
+        ([upgraded("hv1"), upgraded("hv2"), StopAsked(1), ENDED], ExitCode.DONE),
+        ([upgraded("hv1"), live_update("hv2", "skipped"), StopAsked(1), ENDED], ExitCode.DONE),
+        ([failed("hv1"), StopAsked(1), FAILED_RUN], ExitCode.HOST_FAILED),
+        ([CancelAsked(1), RunEnded(2, 254)], ExitCode.STOPPED),
+        ([failed("hv1", "stage", lock_held=True), FAILED_RUN], ExitCode.LOCKED),
+        ([failed("hv1", "stage", lock_held=True), failed("hv2"), FAILED_RUN], ExitCode.HOST_FAILED),
+    ],
+)
+def test_exit_code(events: list[Event], expected: ExitCode) -> None:
+    assert exit_code(after(BEGAN, *events)) is expected
+
+
+def test_run_without_hosts_has_failed() -> None:
+    assert exit_code(after(RunBegan(BEGIN, ()), ENDED)) is ExitCode.HOST_FAILED
+
+
+def test_unreachable_host_is_named_with_a_remedy() -> None:
+    event = ansible(
+        "runner_on_failed", "hv1", resolved_action="ansible.builtin.wait_for_connection", res={"msg": "timed out"}
+    )
+    host = after(BEGAN, event).host("hv1")
+    assert host.status is HostStatus.UNREACHABLE
+    assert "hv1 cannot be reached" in host.error
+    assert "SSH key" in host.error

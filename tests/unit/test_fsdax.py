@@ -1,0 +1,223 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fsdax pool: attached only when it is ours, formatted only when nobody's RAM is in it, never promised twice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import fsdax
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import PoolConfig
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import RamFile, Region
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.pool import Content
+
+GIB = 1 << 30
+REGION = Region(start=4 * GIB, size=GIB)
+UUID = "11111111-2222-4333-8444-555555555555"
+RAM = (RamFile("pc.ram", 8192),)
+
+
+class Host:
+    """A file system root with a pool that is, or is not, reserved; commands are recorded, mount mounts."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.commands: list[str] = []
+        self.suspended = False
+        self.config = PoolConfig("fsdax", "/dev/pmem0", root / "pool", (REGION,))
+        self.pool = fsdax.FsdaxPool(self.config, root / "state", root)
+        self.write("proc/cmdline", "root=/dev/vda1 memmap=0x40000000!0x100000000 nokaslr\n")
+        self.write("proc/self/mountinfo", "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n")
+        self.write("dev/pmem0", "")
+        self.region(REGION.start, REGION.size)
+
+    def write(self, path: str, text: str) -> None:
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+
+    def region(self, start: int, size: int) -> None:
+        above = "sys/devices/platform/e820_pmem/ndbus0/region0"
+        self.write(f"{above}/resource", f"{start:#x}\n")
+        self.write(f"{above}/size", f"{size}\n")
+        (self.root / above / "namespace0.0").mkdir(exist_ok=True)
+        link = self.root / "sys/class/block/pmem0/device"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(self.root / above / "namespace0.0")
+
+    def run(self, argv: list[str], **_more: object) -> str:
+        self.commands.append(argv[0])
+        if argv[0] == "mount":
+            self.mount()
+        elif argv[0] == "umount":
+            self.write("proc/self/mountinfo", "")
+        return ""
+
+    def mount(self, options: str = "rw,stripe=512,dax=always") -> None:
+        self.write("proc/self/mountinfo", f"99 22 259:0 / {self.root}/pool rw,nosuid - ext4 /dev/pmem0 {options}\n")
+
+    def start(self, domain_id: int, name: str) -> Path:
+        """What libvirt does before its start hook."""
+        live = self.root / "pool/libvirt/qemu" / f"{domain_id}-{name}"
+        live.mkdir(parents=True)
+        return live
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    found = Host(tmp_path)
+    monkeypatch.setattr(fsdax, "run", found.run)
+    monkeypatch.setattr(fsdax, "holds_suspended", lambda _state_dir: found.suspended)
+    return found
+
+
+@pytest.fixture
+def mounted(host: Host) -> Host:
+    host.pool.attach(Content.FRESH)
+    return host
+
+
+def test_the_arguments_reserve_the_region_and_keep_the_kernel_out(host: Host) -> None:
+    assert host.pool.reserve() == ("memmap=0x40000000!0x100000000", "nokaslr")
+
+
+def test_more_than_one_region_is_refused(host: Host) -> None:
+    two = PoolConfig("fsdax", "/dev/pmem0", host.root / "pool", (REGION, Region(8 * GIB, GIB)))
+    with pytest.raises(HoldfastError, match="one region, not 2"):
+        fsdax.FsdaxPool(two, host.root).reserve()
+
+
+class TestAttach:
+    def test_fresh_content_gets_a_new_file_system(self, host: Host) -> None:
+        host.pool.attach(Content.FRESH)
+        assert host.commands == ["modprobe", "mkfs.ext4", "mount"]
+        assert host.pool.mounted
+
+    def test_trusted_content_is_only_mounted(self, host: Host) -> None:
+        host.suspended = True
+        host.pool.attach(Content.TRUSTED)
+        assert host.commands == ["modprobe", "mount"]
+
+    def test_a_mounted_pool_is_left_alone(self, mounted: Host) -> None:
+        mounted.commands.clear()
+        mounted.pool.attach(Content.FRESH)
+        assert mounted.commands == []
+
+    def test_never_formats_while_a_vm_is_suspended(self, host: Host) -> None:
+        host.suspended = True
+        with pytest.raises(HoldfastError, match="not formatted"):
+            host.pool.attach(Content.FRESH)
+        assert "mkfs.ext4" not in host.commands
+        assert "mount" not in host.commands
+
+    @pytest.mark.parametrize(
+        "line", ["root=/dev/vda1", "memmap=0x40000000!0x140000000", "memmap=0x20000000!0x100000000"]
+    )
+    def test_never_touches_memory_that_this_boot_did_not_reserve(self, host: Host, line: str) -> None:
+        host.write("proc/cmdline", line)
+        with pytest.raises(HoldfastError, match="lacks memmap="):
+            host.pool.attach(Content.FRESH)
+        assert host.commands == []
+
+    @pytest.mark.parametrize(("start", "size"), [(8 * GIB, GIB), (4 * GIB, 2 * GIB)])
+    def test_never_formats_somebody_elses_device(self, host: Host, start: int, size: int) -> None:
+        host.region(start, size)
+        with pytest.raises(HoldfastError, match="lies at"):
+            host.pool.attach(Content.FRESH)
+        assert host.commands == ["modprobe"]
+
+    def test_an_absent_device_is_named(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        (host.root / "dev/pmem0").unlink()
+        monkeypatch.setattr(fsdax, "DEVICE_TIMEOUT_S", 0.0)
+        with pytest.raises(HoldfastError, match="no /dev/pmem0"):
+            host.pool.attach(Content.FRESH)
+
+    def test_directories_let_an_unprivileged_qemu_pass(self, mounted: Host) -> None:
+        for name in ("", "libvirt", "libvirt/qemu"):
+            assert (mounted.root / "pool" / name).stat().st_mode & 0o777 == 0o711
+        assert mounted.pool.vault().stat().st_mode & 0o777 == 0o700
+
+    def test_names_of_an_earlier_boot_are_cleared_and_kept_ram_stays(self, mounted: Host) -> None:
+        (mounted.start(3, "db1") / "pc.ram").write_bytes(b"ram")
+        mounted.pool.keep(UUID, 3, "db1")
+        mounted.pool.detach()
+        mounted.pool.reattach()
+        assert list((mounted.root / "pool/libvirt/qemu").iterdir()) == []
+        assert [path.name for path in mounted.pool.ram_of(UUID)] == ["pc.ram"]
+
+    def test_a_mount_without_dax_is_not_the_pool(self, host: Host) -> None:
+        host.mount("rw")
+        assert not host.pool.mounted
+
+    def test_a_failing_mount_is_explained(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(argv: list[str], **_more: object) -> str:
+            if argv[0] == "mount":
+                raise CommandFailed("mount ended with 32: wrong fs type")
+            return ""
+
+        monkeypatch.setattr(fsdax, "run", fail)
+        with pytest.raises(HoldfastError, match=r"cannot be mounted: .*wrong fs type"):
+            host.pool.attach(Content.TRUSTED)
+
+
+class TestVms:
+    def test_ram_outlives_its_qemu_and_comes_back_as_the_same_file(self, mounted: Host) -> None:
+        ram = mounted.start(3, "db1") / "pc.ram"
+        ram.write_bytes(b"x" * 8192)
+        inode = ram.stat().st_ino
+        assert mounted.pool.keep(UUID, 3, "db1") == RAM
+        ram.unlink()  # as libvirt does when the QEMU ends
+        live = mounted.start(9, "db1")
+        mounted.pool.place(UUID, 9, "db1")
+        assert (live / "pc.ram").stat().st_ino == inode
+
+    def test_release_leaves_the_running_vm_its_file(self, mounted: Host) -> None:
+        live = mounted.start(3, "db1")
+        (live / "pc.ram").write_bytes(b"x")
+        mounted.pool.keep(UUID, 3, "db1")
+        mounted.pool.release(UUID)
+        assert mounted.pool.ram_of(UUID) == ()
+        assert (live / "pc.ram").exists()
+
+    def test_a_vm_outside_the_pool_cannot_be_kept(self, mounted: Host) -> None:
+        with pytest.raises(VmError, match="no RAM in the pool"):
+            mounted.pool.keep(UUID, 3, "db1")
+        mounted.start(4, "web1")
+        with pytest.raises(VmError, match="no RAM file"):
+            mounted.pool.keep(UUID, 4, "web1")
+
+    def test_nothing_is_placed_when_nothing_is_kept(self, mounted: Host) -> None:
+        mounted.start(3, "db1")
+        with pytest.raises(VmError, match="no RAM kept"):
+            mounted.pool.place(UUID, 3, "db1")
+
+    def test_ram_is_allocated_for_qemus_user_before_the_start(self, mounted: Host) -> None:
+        live = mounted.start(3, "db1")
+        mounted.pool.reserve_vm(3, "db1", RAM)
+        found = (live / "pc.ram").stat()
+        assert (found.st_size, found.st_mode & 0o777, found.st_uid) == (8192, 0o600, live.stat().st_uid)
+        assert found.st_blocks * 512 >= 8192
+
+    def test_a_full_pool_forbids_the_start_and_leaves_no_file(
+        self, mounted: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        live = mounted.start(3, "db1")
+
+        def full(*_arguments: int) -> None:
+            raise OSError(28, os.strerror(28))
+
+        monkeypatch.setattr(fsdax.os, "posix_fallocate", full)
+        with pytest.raises(VmError, match=r"it needs 8192 bytes of RAM, the pool has .* free"):
+            mounted.pool.reserve_vm(3, "db1", RAM)
+        assert list(live.iterdir()) == []
+
+    def test_no_start_while_the_pool_is_not_mounted(self, host: Host) -> None:
+        host.start(3, "db1")
+        with pytest.raises(VmError, match="not mounted"):
+            host.pool.reserve_vm(3, "db1", RAM)

@@ -1,0 +1,281 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Preflight finds every blocker at once, names the thing and the remedy, and lets a good host pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import preflight
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import Refused
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
+    Disk,
+    HostFacts,
+    KernelFacts,
+    PoolFacts,
+    QemuFacts,
+    RamBacking,
+    RamFile,
+    Region,
+    Treatment,
+    Verdict,
+    VmFacts,
+)
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.policy import Decision
+
+MIB, GIB = 1 << 20, 1 << 30
+LINE = "root=/dev/vda ro memmap=0x80000000!0x100000000 nokaslr"
+POOL = PoolFacts(
+    regions=(Region(4 * GIB, 2 * GIB),),
+    device="/dev/pmem0",
+    mount_point="/var/lib/holdfast/pool",
+    mounted=True,
+    dax=True,
+)
+QEMU = QemuFacts((10, 0, 13), "/usr/bin/qemu-system-x86_64", ("pc-q35-10.0", "pc-i440fx-10.0"))
+HOST = HostFacts(
+    hostname="hv1",
+    kernel="6.12.107+deb13-amd64",
+    cmdline=LINE,
+    has_kvm=True,
+    libvirt_version=(11, 3, 0),
+    libvirt_active=True,
+    qemu=QEMU,
+    kexec_tool=True,
+    image_signed=True,
+    firmware_map=(Region(0x100000, 2 * GIB), Region(4 * GIB, 4 * GIB)),
+    mem_available_bytes=2 * GIB,
+    pool=POOL,
+    memory_backing_dir="/var/lib/holdfast/pool",
+    state_dir_free_bytes=10 * GIB,
+    agent_installed=True,
+    hook_installed=True,
+    units_enabled=True,
+)
+TARGET = KernelFacts(
+    release="7.2.12+deb13-amd64",
+    image="/boot/vmlinuz-7.2.12",
+    initrd="/boot/initrd.img-7.2.12",
+    image_exists=True,
+    initrd_exists=True,
+    cmdline=LINE + " holdfast.generation=g-20261121T020000-ab12cd",
+)
+VM = VmFacts(
+    name="db-1",
+    uuid="aaaa-1",
+    state="running",
+    domain_id=3,
+    machine="pc-q35-10.0",
+    cpu_mode="custom",
+    ram_backing=RamBacking.FILE_SHARED,
+    ram_files=(RamFile("pc.ram", GIB),),
+    ram_files_present=("pc.ram",),
+    autostart=True,
+)
+
+
+def codes(verdict: Verdict) -> set[str]:
+    return {entry.code for entry in verdict.blockers}
+
+
+def warnings(verdict: Verdict) -> set[str]:
+    return {entry.code for entry in verdict.warnings}
+
+
+def test_a_prepared_host_passes_without_a_word() -> None:
+    verdict = preflight.judge(HOST, [VM], TARGET)
+    assert verdict == Verdict()
+    preflight.require_passed(verdict, "hv1")
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        (replace(HOST, architecture="aarch64"), "architecture"),
+        (replace(HOST, has_kvm=False), "no-kvm"),
+        (replace(HOST, libvirt_active=False), "libvirt-down"),
+        (replace(HOST, libvirt_version=(8, 1, 0)), "libvirt-too-old"),
+        (replace(HOST, qemu=QemuFacts()), "qemu-missing"),
+        (replace(HOST, qemu=replace(QEMU, version=(7, 2, 0))), "qemu-too-old"),
+        (replace(HOST, kexec_tool=False), "kexec-missing"),
+        (replace(HOST, kexec_load_disabled=True), "kexec-disabled"),
+        (replace(HOST, lockdown="integrity", image_signed=False), "kernel-unsigned"),
+        (replace(HOST, pool=PoolFacts()), "pool-missing"),
+        (replace(HOST, pool=replace(POOL, mounted=False)), "pool-not-mounted"),
+        (replace(HOST, pool=replace(POOL, dax=False)), "pool-without-dax"),
+        (replace(HOST, pool=replace(POOL, regions=(*POOL.regions, Region(6 * GIB, GIB)))), "pool-several-regions"),
+        (replace(HOST, pool=replace(POOL, regions=(Region(7 * GIB, 2 * GIB),))), "pool-misplaced"),
+        (replace(HOST, memory_backing_dir="/var/lib/libvirt/qemu/ram"), "backing-dir"),
+        (replace(HOST, memory_backing_dir="/var/lib/holdfast/pool2"), "backing-dir"),
+        (replace(HOST, agent_installed=False), "agent-missing"),
+        (replace(HOST, hook_installed=False), "hook-missing"),
+        (replace(HOST, units_enabled=False), "units-disabled"),
+        (replace(HOST, journal_error="line 3: checksum"), "journal-damaged"),
+        (replace(HOST, journal_open=True, journal_generation="g-20260101T000000-000000"), "journal-open"),
+        (replace(HOST, state_dir_writable=False), "state-dir-read-only"),
+        (replace(HOST, state_dir_free_bytes=95 * MIB), "state-dir-full"),
+        (replace(HOST, state_dir="/run/holdfast"), "state-dir-volatile"),
+        (replace(HOST, mem_available_bytes=100 * MIB), "host-memory-low"),
+    ],
+)
+def test_what_blocks_a_host(host: HostFacts, code: str) -> None:
+    verdict = preflight.judge(host, [VM], TARGET)
+    assert codes(verdict) == {code}
+    assert all(entry.message and entry.remedy and not entry.vm for entry in verdict.blockers)
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        (replace(TARGET, image_exists=False), "kernel-missing"),
+        (replace(TARGET, initrd_exists=False), "initrd-missing"),
+        (replace(TARGET, missing_drivers=("nd_pmem", "nd_e820")), "drivers-missing"),
+        (replace(TARGET, cmdline=""), "pool-not-kept"),
+        (replace(TARGET, cmdline="root=/dev/vda ro nokaslr"), "pool-not-kept"),
+        (replace(TARGET, cmdline="memmap=2G!4G nokaslr"), "pool-not-kept"),
+    ],
+)
+def test_what_blocks_a_kernel(target: KernelFacts, code: str) -> None:
+    assert codes(preflight.judge(HOST, [VM], target)) == {code}
+
+
+@pytest.mark.parametrize(
+    ("extra", "kaslr", "blocks", "warns"),
+    [
+        ("", "nokaslr", set(), set()),
+        ("", "", set(), {"kaslr"}),
+        (" memmap=64K$1M,64K$2M,64K$3M", "", set(), {"kaslr"}),
+        (" memmap=64K$1M,64K$2M,64K$3M memmap=64K$4M", "", {"kaslr"}, set()),
+        (" memmap=64K$1M,64K$2M,64K$3M memmap=64K$4M", "nokaslr", set(), set()),
+    ],
+)
+def test_address_randomisation_must_stay_out_of_the_pool(
+    extra: str, kaslr: str, blocks: set[str], warns: set[str]
+) -> None:
+    line = f"memmap=0x80000000!0x100000000{extra} {kaslr}"
+    verdict = preflight.judge(replace(HOST, cmdline=line), [VM], replace(TARGET, cmdline=line))
+    assert (codes(verdict), warnings(verdict)) == (blocks, warns)
+
+
+@pytest.mark.parametrize(
+    ("vm", "code"),
+    [
+        (replace(VM, ram_backing=RamBacking.ANONYMOUS), "ram-not-in-pool"),
+        (replace(VM, ram_backing=RamBacking.MEMFD), "ram-not-in-pool"),
+        (replace(VM, ram_backing=RamBacking.HUGEPAGES), "ram-not-in-pool"),
+        (replace(VM, ram_backing=RamBacking.FILE_PRIVATE), "ram-not-in-pool"),
+        (replace(VM, ram_discard=True), "ram-discarded"),
+        (replace(VM, ram_files_present=()), "ram-file-missing"),
+        (replace(VM, memory_devices=("dimm",)), "memory-devices"),
+        (replace(VM, hostdevs=("pci 0000:01:00.0",)), "passthrough"),
+        (replace(VM, unsafe_devices=("virtio-crypto device",)), "device"),
+        (replace(VM, filesystems=("virtiofs:share",)), "filesystem"),
+        (replace(VM, launch_security="sev"), "launch-security"),
+        (replace(VM, disks=(Disk("vda", "/dev/shm/a.img"),)), "disk-volatile"),
+        (replace(VM, disks=(Disk("vda", "/dev/ram0", "block"),)), "disk-volatile"),
+        (replace(VM, disks=(Disk("vda", "/a.vmdk", driver="vmdk"),)), "disk-format"),
+        (replace(VM, machine="pc-i440fx-2.1"), "machine-type"),
+        (replace(VM, features=("invtsc",)), "tsc"),
+        (replace(VM, state="pmsuspended"), "vm-state"),
+        (replace(VM, job="block job on vda"), "vm-job"),
+        (replace(VM, migration_blockers=("VFIO migration is not supported",)), "qemu-blocks"),
+    ],
+)
+def test_what_blocks_a_vm(vm: VmFacts, code: str) -> None:
+    verdict = preflight.judge(HOST, [vm], TARGET)
+    assert codes(verdict) == {code}
+    assert all(entry.message and entry.remedy and entry.vm == "db-1" for entry in verdict.blockers)
+
+
+@pytest.mark.parametrize(("converted", "word"), [(False, "prepare playbook"), (True, "is converted")])
+def test_the_remedy_knows_whether_the_definition_is_converted(converted: bool, word: str) -> None:
+    vm = replace(VM, ram_backing=RamBacking.ANONYMOUS, definition_converted=converted)
+    (blocker,) = preflight.judge(HOST, [vm], TARGET).blockers
+    assert word in blocker.remedy
+
+
+def test_the_qemu_that_will_restore_is_the_one_that_counts() -> None:
+    newer = QemuFacts((11, 1, 3), QEMU.binary, ("pc-q35-11.1",))
+    assert codes(preflight.judge(HOST, [VM], TARGET, qemu=newer)) == {"machine-type"}
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "vm", "code"),
+    [
+        (HOST, replace(TARGET, release=HOST.kernel), VM, "kernel-unchanged"),
+        (replace(HOST, lockdown="integrity", image_signed=None), TARGET, VM, "signature-unknown"),
+        (replace(HOST, secure_boot=True, image_signed=False), TARGET, VM, "secure-boot"),
+        (replace(HOST, qemu=replace(QEMU, version=(11, 1, 3))), TARGET, VM, "plain-restore"),
+        (replace(HOST, qemu=replace(QEMU, machine_types=())), TARGET, VM, "machine-types-unknown"),
+        (HOST, TARGET, replace(VM, state="paused"), "vm-paused"),
+        (HOST, TARGET, replace(VM, cpu_mode="host-passthrough"), "cpu-passthrough"),
+        (HOST, TARGET, replace(VM, features=("invtsc",), tsc_frequency=2_500_000_000), "tsc-frequency"),
+        (HOST, TARGET, replace(VM, persistent=False), "vm-transient"),
+        (HOST, TARGET, replace(VM, autostart=False), "vm-no-autostart"),
+        (HOST, TARGET, replace(VM, watched_devices=("TPM emulator",)), "device-watch"),
+        (HOST, TARGET, replace(VM, emulator="/opt/qemu"), "emulator"),
+        (HOST, TARGET, replace(VM, disks=(Disk("vda", "rbd://mon/p/a", "network"),)), "disk-late"),
+        (HOST, TARGET, replace(VM, disks=(Disk("vda", "/dev/nbd0", "block"),)), "disk-late"),
+    ],
+)
+def test_what_is_worth_knowing_does_not_block(host: HostFacts, target: KernelFacts, vm: VmFacts, code: str) -> None:
+    verdict = preflight.judge(host, [vm], target)
+    assert verdict.passed
+    assert warnings(verdict) == {code}
+
+
+@pytest.mark.parametrize(
+    ("vm", "decision"),
+    [
+        pytest.param(
+            replace(VM, launch_security="sev"),
+            Decision("db-1", "aaaa-1", Treatment.LIVE, 50, "by rule 1"),
+            id="treated otherwise",
+        ),
+        pytest.param(
+            replace(VM, state="shutoff", ram_backing=RamBacking.ANONYMOUS),
+            Decision("db-1", "aaaa-1", Treatment.IN_PLACE, 50, "by default"),
+            id="shut off",
+        ),
+    ],
+)
+def test_only_vms_that_stay_in_place_are_judged(vm: VmFacts, decision: Decision) -> None:
+    assert preflight.judge(HOST, [vm], TARGET, decisions=[decision]) == Verdict()
+
+
+def test_every_blocker_is_found_at_once_and_told() -> None:
+    bad_vm = replace(VM, hostdevs=("pci 0000:01:00.0", "usb 1:2"), machine="pc-1.0", job="backup")
+    other = replace(VM, name="web", uuid="bbbb-1", ram_discard=True)
+    verdict = preflight.judge(replace(HOST, kexec_tool=False, hook_installed=False), [bad_vm, other], TARGET)
+    assert [(entry.code, entry.vm) for entry in verdict.blockers] == [
+        ("kexec-missing", ""),
+        ("hook-missing", ""),
+        ("vm-job", "db-1"),
+        ("passthrough", "db-1"),
+        ("passthrough", "db-1"),
+        ("machine-type", "db-1"),
+        ("ram-discarded", "web"),
+    ]
+    with pytest.raises(Refused) as refusal:
+        preflight.require_passed(verdict, "hv1")
+    for word in (
+        "hv1",
+        "7 things",
+        "VM web:",
+        "pci 0000:01:00.0",
+        "usb 1:2",
+        "install kexec-tools",
+        "nothing was touched",
+    ):
+        assert word in str(refusal.value)
+
+
+def test_nothing_known_blocks_with_words_and_never_fails() -> None:
+    verdict = preflight.judge(HostFacts(), [VmFacts(name="x", uuid="", state="running")], KernelFacts(release=""))
+    assert {"no-kvm", "libvirt-down", "qemu-missing", "kexec-missing", "kernel-missing", "pool-missing"} <= codes(
+        verdict
+    )
+    assert all(entry.message and entry.remedy for entry in verdict.blockers)

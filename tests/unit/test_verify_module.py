@@ -1,0 +1,66 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""After a live update every VM runs again as it did, or is named with what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.modules.verify import Expected, RunningVm, problems
+
+NEW = "7.2.12+deb13-amd64"
+EXPECTED = Expected("g-1", NEW)
+DB = RunningVm("db1", "u-1", "running", "11.1.3")
+VIEW: dict[str, Any] = {
+    "generation": "g-1",
+    "state": "restored",
+    "qemu": {"from": "10.0.13", "to": "11.1.3"},
+    "vms": [{"name": "db1", "uuid": "u-1", "state": "resumed", "error": ""}],
+}
+
+
+def test_nothing_is_wrong_when_every_vm_carried_on() -> None:
+    assert problems(EXPECTED, NEW, VIEW, [DB]) == []
+
+
+def test_a_vm_that_was_paused_before_is_paused_again() -> None:
+    view = {**VIEW, "vms": [{**VIEW["vms"][0], "was_paused": True}]}
+    assert problems(EXPECTED, NEW, view, [RunningVm("db1", "u-1", "paused", "11.1.3")]) == []
+    assert problems(EXPECTED, NEW, view, [DB]) == ["VM db1 is running, not paused"]
+
+
+@pytest.mark.parametrize(
+    ("vms", "told"),
+    [
+        ([], "VM db1 does not run"),
+        ([RunningVm("db1", "u-1", "paused", "11.1.3")], "VM db1 is paused, not running"),
+        ([RunningVm("db1", "u-1", "running", "10.0.13")], "VM db1 runs on QEMU 10.0.13, not on 11.1.3"),
+        ([RunningVm("db1", "u-1", "running", "11.1.3", True)], "VM db1: x-ignore-shared is still on"),
+        ([RunningVm("db1", "u-1", "running", trouble="VM db1: no monitor")], "VM db1: no monitor"),
+    ],
+)
+def test_a_vm_that_did_not_carry_on_is_named(vms: list[RunningVm], told: str) -> None:
+    (problem,) = problems(EXPECTED, NEW, VIEW, vms)
+    assert problem.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changes", "told"),
+    [
+        ("6.12", {}, f"kernel 6.12 runs, not {NEW}"),
+        (NEW, {"state": "failed"}, "the journal of g-1 ends in 'failed'"),
+        (NEW, {"generation": "g-0"}, "the newest journal is of generation g-0, not g-1"),
+    ],
+)
+def test_a_host_that_is_not_where_it_should_be_is_told(kernel: str, changes: dict[str, str], told: str) -> None:
+    (problem,) = problems(EXPECTED, kernel, {**VIEW, **changes}, [DB])
+    assert problem.startswith(told)
+
+
+def test_without_a_live_update_only_the_present_counts() -> None:
+    assert problems(Expected(), "6.12", {"state": "none"}, [DB]) == []
+    (problem,) = problems(Expected(), "6.12", {**VIEW, "state": "restoring"}, [DB])
+    assert problem.startswith("live update g-1 is not finished")

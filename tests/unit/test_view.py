@@ -1,0 +1,106 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The views show what the reducer knows, whatever a VM is called and however small the terminal is."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import HostOutcome, build_report
+from holdfast.chart import chart
+from holdfast.progress import Happening, HostProgress, HostStatus, Kind, Progress, VmProgress
+from holdfast.view import JsonView, PlainView, drawn, shown_vms
+
+HOSTILE = "[red]x[/nope]\x1b[31m\u202e"
+VM = VmProgress("db1", "suspended", 90, 1 << 30, paused_at=1010.0)
+HOST = HostProgress(
+    "hv1", HostStatus.WORKING, "live_update", "jumping", ("6.12", "7.2"), ("10.0", "11.1"), (VM,), clock_ahead_s=0.0
+)
+RUN = Progress(
+    "spring", 1000.0, (HOST, HostProgress("hv2")), (Happening(1010.0, Kind.VM_PAUSED, "paused", "hv1", "db1"),)
+)
+
+
+def rendered(progress: Progress, height: int = 40) -> str:
+    console = Console(width=120, height=height, record=True, force_terminal=False, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(drawn(progress, 1013.0, height))
+    return capture.get()
+
+
+def test_picture_shows_hosts_vms_pause_and_last_happenings() -> None:
+    text = rendered(RUN)
+    for word in ("spring", "13.0 s", "live update, jumping", "6.12 → 7.2", "waiting", "db1", "3.00 s", "1 of 1"):
+        assert word in text
+    assert "hv1 db1 paused" in text
+
+
+def test_names_are_shown_and_not_obeyed() -> None:
+    vm = VmProgress(HOSTILE, "failed", error=HOSTILE)
+    host = HostProgress(HOSTILE, HostStatus.FAILED, HOSTILE, HOSTILE, (HOSTILE, HOSTILE), vms=(vm,), error=HOSTILE)
+    run = Progress(HOSTILE, 1000.0, (host,), (Happening(1001.0, Kind.VM_FAILED, HOSTILE, HOSTILE, HOSTILE),))
+    lines: list[str] = []
+    PlainView(lines.append).close(run)
+    text = rendered(run) + "".join(lines)
+    assert "[red]" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_many_vms_fit_and_those_in_trouble_come_first() -> None:
+    vms = [VmProgress(f"vm{number}", "resumed", paused_at=1.0, resumed_at=2.0) for number in range(100)]
+    order = [*vms, VmProgress("broken", "failed"), VmProgress("still", "suspended", paused_at=1.0)]
+    assert [vm.name for vm in shown_vms(order, 3)] == ["vm0", "broken", "still"]
+    host = HostProgress("hv1", HostStatus.WORKING, vms=tuple(order))
+    text = rendered(Progress("spring", 1000.0, (host,)), height=24)
+    assert len(text.splitlines()) <= 24
+    assert "broken" in text
+
+
+def test_plain_view_tells_each_happening_once() -> None:
+    lines: list[str] = []
+    view = PlainView(lines.append)
+    view.show(RUN)
+    view.show(RUN)
+    view.close(RUN)
+    assert len(lines) == 1
+    assert lines[0].endswith("hv1 db1 paused")
+
+
+def test_json_view_ends_with_the_exit_code() -> None:
+    lines: list[str] = []
+    failed = HostProgress("hv1", HostStatus.FAILED, error="it broke\nhere")
+    JsonView(lines.append).close(Progress("spring", 1000.0, (failed,), RUN.happenings, ended_at=1099.0, return_code=2))
+    told = [json.loads(line) for line in lines]
+    assert told[0] == {"at": 1010.0, "kind": "vm_paused", "text": "paused", "host": "hv1", "vm": "db1"}
+    assert told[-1]["kind"] == "end"
+    assert told[-1]["exit_code"] == 2
+    assert told[-1]["hosts"] == [{"host": "hv1", "status": "failed", "error": "it broke\nhere"}]
+
+
+def test_chart_of_a_report_draws_a_bar_per_vm() -> None:
+    vm = {
+        "name": HOSTILE,
+        "state": "resumed",
+        "paused_at": 10.0,
+        "saved_at": 11.0,
+        "restore_started_at": 18.0,
+        "resumed_at": 20.0,
+        "ram_bytes": 1 << 30,
+        "state_bytes": 1 << 20,
+        "ram_verified": True,
+    }
+    entry = {"state": "restored", "vms": [vm], "phases": [{"name": "boot", "start": 11.0, "seconds": 7.0}]}
+    report = build_report("spring", "2026-11-21T02:03:04Z", [HostOutcome("hv1", entry), HostOutcome("hv2")])
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture:
+        console.print(chart(report, 100))
+    text = capture.get()
+    assert "░" in text
+    assert "10.0 s" in text
+    assert "boot 7.00 s" in text
+    assert "hv2  skipped" in text
+    assert "\x1b" not in text
