@@ -31,11 +31,11 @@ setup: $(READY) $(LINK) ## system packages, .venv and the link that Ansible foll
 
 lint: setup ## style, types, YAML, Ansible and changelog
 	@echo "== lint"
-	@ruff check --quiet .
+	@ruff check --quiet --output-format concise .
 	@ruff format --quiet --check . || { ruff format --check .; false; }
 	@mypy --no-error-summary
 	@yamllint --strict .
-	@ansible-lint --profile production --offline --quiet --nocolor
+	@ansible-lint --profile production --offline -q --nocolor
 	@antsibull-changelog lint
 
 unit: setup ## decisions, without a host

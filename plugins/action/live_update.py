@@ -32,7 +32,7 @@ RESTORE_UNIT = "holdfast-restore.service"
 JOURNAL_PATH = "/var/lib/holdfast/journal.jsonl"
 
 DEFAULT_TIMEOUT_S = 1800
-DEFAULT_CONNECT_TIMEOUT_S = 5
+DEFAULT_CONNECT_TIMEOUT_S = 10
 DEFAULT_POLL_S = 2
 LONGEST_PAUSE_BETWEEN_TRIES_S = 8
 # Polls in a row that must find the unit at rest before it counts as dead: systemd may not have started it yet.
@@ -114,7 +114,8 @@ class Ending:
 
 def read_probe(text: str, known: Sighting) -> Sighting:
     """Parse the answer to ``probe(known.stamp)``. Raises NoAnswer when it is cut short, as when a host goes down."""
-    head, changed, journal_text = text.partition("journal=\n")
+    # Over SSH with privilege escalation there is a terminal in between, which ends its lines in its own way.
+    head, changed, journal_text = text.replace("\r\n", "\n").partition("journal=\n")
     lines = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
     if not lines.get("boot_id") or not lines.get("kernel") or (not changed and lines.get("stamp") != known.stamp):
         raise NoAnswer("the answer was cut short")

@@ -74,7 +74,7 @@ options:
   connect_timeout_s:
     description: Seconds that one attempt to connect may take while the host is away.
     type: int
-    default: 5
+    default: 10
   poll_s:
     description: Seconds between two looks at a host that answers.
     type: int
@@ -244,7 +244,7 @@ ARGUMENTS: Dict[str, Any] = {
     "deadline_s": {"type": "int", "default": 600},
     "force": {"type": "bool", "default": False},
     "timeout_s": {"type": "int", "default": 1800},
-    "connect_timeout_s": {"type": "int", "default": 5},
+    "connect_timeout_s": {"type": "int", "default": 10},
     "poll_s": {"type": "int", "default": 2},
 }
 

@@ -279,3 +279,16 @@ def test_nothing_known_blocks_with_words_and_never_fails() -> None:
         verdict
     )
     assert all(entry.message and entry.remedy for entry in verdict.blockers)
+
+
+OVERSIZED = replace(VM, qemu_version="10.0.13", oversized_queues=("virtio-blk (1024, not 256)",))
+
+
+def test_a_vm_whose_queues_no_other_qemu_loads_may_not_change_its_qemu():
+    verdict = preflight.judge(replace(HOST, qemu=replace(QEMU, version=(11, 1, 3))), [OVERSIZED], TARGET)
+    assert codes(verdict) == {"virtio-queues"}
+    assert "1024, not 256" in verdict.blockers[0].message
+
+
+def test_the_same_vm_may_go_to_a_new_kernel_under_the_same_qemu():
+    assert preflight.judge(HOST, [OVERSIZED], TARGET).passed

@@ -10,8 +10,10 @@ import json
 import sys
 from typing import List, Optional
 
-from . import attach, config as configuration, hook, journal, live_update
-from .errors import HoldfastError
+from . import config as configuration
+from .errors import CommandFailed, HoldfastError
+
+# Each sub-command imports what it needs: the hook runs at every start of a VM, attach before anything else at boot.
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -41,23 +43,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _attach(_options: argparse.Namespace) -> None:
+    from . import attach, kvm
+
     boot = attach.attach(configuration.load())
-    print(f"pool attached: {boot.value}")
+    print(f"pool attached: {boot.value}", flush=True)
+    try:
+        kvm.make_ready()
+    except CommandFailed as exc:  # the pool is what this command is for; libvirt will say that KVM is absent
+        print(f"holdfast: KVM is not ready: {exc}", file=sys.stderr)
 
 
 def _restore(_options: argparse.Namespace) -> None:
+    from . import live_update
+
     live_update.restore_all(configuration.load())
 
 
 def _live_update(_options: argparse.Namespace) -> None:
+    from . import live_update
+
     live_update.live_update(configuration.load())
 
 
 def _hook(options: argparse.Namespace) -> None:
-    hook.run(configuration.load(), options.operation, options.sub_operation, sys.stdin.read())
+    from . import hook
+
+    hook.run(configuration.load(), options.operation, options.sub_operation, sys.stdin.buffer.read().decode())
 
 
 def _status(options: argparse.Namespace) -> None:
+    from . import journal
+
     view = journal.latest(configuration.load().state_dir).view
     if options.json:
         print(json.dumps(view, sort_keys=True))

@@ -73,7 +73,9 @@ def check_owner(pool: Pool, journal: Journal) -> None:
     try:
         found = json.loads(path.read_text())["generation"]
     except (OSError, ValueError, KeyError) as exc:
-        raise HoldfastError(f"the pool does not say whose VMs it holds: {path}: {exc!r}", "nothing is restored") from exc
+        raise HoldfastError(
+            f"the pool does not say whose VMs it holds: {path}: {exc!r}", "nothing is restored"
+        ) from exc
     if found != journal.generation:
         raise HoldfastError(f"the pool is of generation {found}, the journal of {journal.generation}")
 

@@ -14,7 +14,7 @@ import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
@@ -228,6 +228,8 @@ def _vm(one: Domain, config: Config) -> VmFacts:
         ram_files_present=_ram_files_present(config, one),
         migration_blockers=_migration_blockers(one),
     )
+    if facts.domain_id >= 0:
+        facts = replace(facts, **_of_its_qemu(one))
     blocked = one.block_jobs(tuple(disk.target for disk in facts.disks if disk.source)) if not facts.job else ()
     return replace(facts, job=f"block job on {', '.join(blocked)}") if blocked else facts
 
@@ -249,6 +251,14 @@ def _migration_blockers(one: Domain) -> Tuple[str, ...]:
         return tuple(monitor.execute(one, "query-migrate").get("blocked-reasons", ()))
     except VmError as error:
         return (f"QEMU does not say whether its state can be saved: {error.message}",)
+
+
+def _of_its_qemu(one: Domain) -> Dict[str, Any]:
+    """What only the VM's own QEMU knows; nothing when it does not answer, which is a blocker of its own."""
+    try:
+        return {"qemu_version": monitor.qemu_version(one), "oversized_queues": monitor.oversized_queues(one)}
+    except VmError:
+        return {}
 
 
 # --- small readings ------------------------------------------------------------------------------------------------

@@ -39,6 +39,13 @@ class Config:
     pool: Optional[PoolConfig] = None
     state_dir: Path = Path("/var/lib/holdfast")
 
+    @property
+    def required_pool(self) -> PoolConfig:
+        """The pool's configuration. Raises HoldfastError on a host that was never prepared."""
+        if self.pool is None:
+            raise HoldfastError("this host has no pool: no RAM is reserved for VMs", "run the prepare playbook on it")
+        return self.pool
+
 
 def load(path: Path = CONFIG) -> Config:
     """Read the configuration; one without a pool on a host that was never prepared.

@@ -46,6 +46,17 @@ def append_line(path: Path, line: str) -> None:
             sync_directory(path.parent)
 
 
+def truncate(path: Path, size_bytes: int) -> None:
+    """Cut a file off, durably."""
+    with _explained(path):
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        try:
+            os.ftruncate(handle, size_bytes)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def move(source: Path, target: Path) -> None:
     """Rename within one file system, durably at both ends."""
     with _explained(target):

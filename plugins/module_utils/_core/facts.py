@@ -148,7 +148,8 @@ class VmFacts:
     """One VM as libvirt describes it (running definition if it runs).
 
     ``unsafe_devices`` lose their state in a live update, ``watched_devices`` keep it but need attention;
-    ``migration_blockers`` are QEMU's own words (``query-migrate``, ``blocked-reasons``).
+    ``migration_blockers`` are QEMU's own words (``query-migrate``, ``blocked-reasons``). ``oversized_queues``: virtio
+    devices whose queues are larger than their QEMU was told to make them. ``qemu_version``: of the QEMU it runs in.
     """
 
     name: str
@@ -176,6 +177,8 @@ class VmFacts:
     unsafe_devices: Tuple[str, ...] = ()
     watched_devices: Tuple[str, ...] = ()
     migration_blockers: Tuple[str, ...] = ()
+    oversized_queues: Tuple[str, ...] = ()
+    qemu_version: str = ""
     emulator: str = ""
     title: str = ""
     job: str = ""

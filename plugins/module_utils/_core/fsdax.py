@@ -23,7 +23,6 @@ from typing import Optional, Sequence, Tuple
 from .cmdline import format_memmap, memmap_regions
 from .command import run
 from .config import PoolConfig
-from .domain import live_directories
 from .errors import CommandFailed, HoldfastError, VmError
 from .facts import RamFile
 from .journal import holds_suspended
@@ -154,6 +153,9 @@ class FsdaxPool:
                 f"VM {name}: the pool is not mounted at {self.config.mount_point}",
                 "see why: systemctl status holdfast-pool.service",
             )
+        # Not needed early at boot, where its XML parsers would stand before the restore.
+        from .domain import live_directories
+
         base = self.config.mount_point / "libvirt/qemu"
         for candidate in live_directories(domain_id, name):
             if (base / candidate).is_dir():

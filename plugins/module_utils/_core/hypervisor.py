@@ -64,7 +64,7 @@ class Domain:
         kind = int(self._call("read its jobs", "jobInfo")[0])
         return "" if kind == libvirt.VIR_DOMAIN_JOB_NONE else f"job type {kind}"
 
-    def block_jobs(self, targets: "tuple[str, ...]") -> Tuple[str, ...]:
+    def block_jobs(self, targets: tuple[str, ...]) -> Tuple[str, ...]:
         """Targets of the disks that have a block job running."""
         if self.id < 0:
             return ()

@@ -39,7 +39,7 @@ def ram_sample(path: Path, seed: str) -> Dict[str, object]:
     return {"inode": facts.st_ino, "size_bytes": facts.st_size, "sha256": digest.hexdigest()}
 
 
-def _sampled(pages: int, seed: str) -> "list[int]":
+def _sampled(pages: int, seed: str) -> list[int]:
     if pages <= SAMPLED_PAGES:
         return list(range(pages))
     chosen = random.Random(seed).sample(range(pages), SAMPLED_PAGES - 2)

@@ -22,7 +22,7 @@ from .errors import JournalError
 NAME = "journal.jsonl"
 TERMINAL = ("restored", "aborted", "failed")
 # From which states an event may be recorded, and to which state it leads (None: it stays).
-TRANSITIONS: Mapping[str, "tuple[tuple[str, ...], Optional[str]]"] = {
+TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
     "begin": (("none",), "staged"),
     "suspending": (("staged",), "suspending"),
     "suspended": (("suspending",), "suspended"),
@@ -55,13 +55,18 @@ class Journal:
         self.path = path
         self.view: Dict[str, Any] = {"state": "none"}
         self._lock = threading.Lock()
+        self._whole_bytes: Optional[int] = None
 
     @classmethod
-    def load(cls, path: Path) -> "Journal":
+    def load(cls, path: Path) -> Journal:
         """Read a journal file; an empty journal when there is none. Raises JournalError when it is damaged."""
         journal = cls(path)
-        for event in _events(path):
-            journal._fold(event)
+        raw = _read(path)
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if len(whole) < len(raw):
+            journal._whole_bytes = len(whole)
+        for number, line in enumerate(whole.splitlines(), 1):
+            journal._fold(_event(path, number, line))
         return journal
 
     @property
@@ -94,6 +99,7 @@ class Journal:
             entry = {"event": event, "at": time.time(), **fields}
             self._check(entry)
             text = json.dumps(entry, sort_keys=True)
+            self._drop_cut_off_line()
             durable.append_line(self.path, f"{_sum(text)} {text}")
             self._fold(entry)
 
@@ -102,6 +108,11 @@ class Journal:
         if self.state not in TERMINAL:
             raise JournalError(f"generation {self.generation} is {self.state}, not finished")
         durable.move(self.path, self.path.parent / "history" / f"{self.generation}.jsonl")
+
+    def _drop_cut_off_line(self) -> None:
+        if self._whole_bytes is not None:
+            durable.truncate(self.path, self._whole_bytes)
+            self._whole_bytes = None
 
     def _check(self, entry: Mapping[str, Any]) -> None:
         event = entry["event"]
@@ -153,16 +164,16 @@ def holds_suspended(state_dir: Path) -> bool:
         return True
 
 
-def _events(path: Path) -> "list[dict[str, Any]]":
+def _read(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        return []
-    whole, _cut = raw.rsplit(b"\n", 1) if b"\n" in raw else (b"", raw)
-    return [_event(path, number, line) for number, line in enumerate(whole.split(b"\n"), 1) if whole]
+        return b""
+    except OSError as exc:
+        raise JournalError(f"{path} cannot be read: {exc.strerror}", "nothing was changed; see to the disk") from exc
 
 
-def _event(path: Path, number: int, line: bytes) -> "dict[str, Any]":
+def _event(path: Path, number: int, line: bytes) -> dict[str, Any]:
     checksum, _, text = line.decode(errors="replace").partition(" ")
     if checksum != _sum(text):
         raise JournalError(
@@ -211,7 +222,7 @@ def _fold_host(view: Dict[str, Any], entry: Mapping[str, Any]) -> None:
     view["reason"] = entry.get("reason", view["reason"])
 
 
-def _end_phase(phases: "list[dict[str, Any]]", entry: Mapping[str, Any]) -> None:
+def _end_phase(phases: list[dict[str, Any]], entry: Mapping[str, Any]) -> None:
     for phase in reversed(phases):
         if phase["name"] == entry["name"] and phase["seconds"] is None:
             phase["seconds"] = round(entry["at"] - phase["start"], 3)

@@ -35,7 +35,7 @@ def running_release() -> str:
     return os.uname().release
 
 
-def image_of(release: str) -> "tuple[Path, Path]":
+def image_of(release: str) -> tuple[Path, Path]:
     """Kernel image and initrd of an installed release. Raises HoldfastError naming what is installed."""
     image, initrd = Path(f"/boot/vmlinuz-{release}"), Path(f"/boot/initrd.img-{release}")
     if not (image.exists() and initrd.exists()):

@@ -11,9 +11,7 @@ from typing import Callable, List, Sequence, Tuple, TypeVar
 Item = TypeVar("Item")
 
 
-def in_order(
-    work: Callable[[Item], None], items: Sequence[Item], lanes: int
-) -> List[Tuple[Item, Exception]]:
+def in_order(work: Callable[[Item], None], items: Sequence[Item], lanes: int) -> List[Tuple[Item, Exception]]:
     """Run ``work`` on every item, ``lanes`` at a time, begun in the order given; return what failed, with why."""
     failures: List[Tuple[Item, Exception]] = []
 

@@ -10,7 +10,9 @@ import socket
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List
 
-from . import attach, kexec, lanes, monitor, request as requests, suspend as suspending
+from . import attach, kexec, lanes, monitor
+from . import request as requests
+from . import suspend as suspending
 from .cmdline import check_next, generation_of, next_command_line
 from .config import Config
 from .errors import HoldfastError, JournalError, Refused, VmError
@@ -45,7 +47,7 @@ def restore_all(config: Config) -> None:
     Raises HoldfastError when the generation does not agree, or VMs could not be restored; those are kept.
     """
     journal = open_journal(config.state_dir)
-    if journal.state not in ("attached", "restoring") or not journal.vms:
+    if journal.state not in ("attached", "restoring"):
         return
     _check_generation(config, journal)
     wanted = requests.read(config.state_dir)
@@ -76,7 +78,7 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
     return journal
 
 
-def _refuse_other_vms(running: Dict[str, Any], asked: "set[str]") -> None:
+def _refuse_other_vms(running: Dict[str, Any], asked: set[str]) -> None:
     """The plan was made for the VMs that ran then. One more, or one less, is another plan."""
     more = sorted(domain.name for uuid, domain in running.items() if uuid not in asked)
     if more:
@@ -87,11 +89,10 @@ def _refuse_other_vms(running: Dict[str, Any], asked: "set[str]") -> None:
 
 def _load(config: Config, journal: Journal, wanted: Request) -> None:
     """Load the new kernel while the VMs still run."""
-    assert config.pool is not None
     with _phase(journal, "load"):
         running = kexec.running_cmdline()
         new = next_command_line(running, generation=wanted.generation)
-        check_next(running, new, config.pool.regions, wanted.generation)
+        check_next(running, new, config.required_pool.regions, wanted.generation)
         kexec.load(*kexec.image_of(wanted.kernel_to), new)
 
 
@@ -112,7 +113,9 @@ def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal) -> None:
     """The point of no return, passed only when no VM is left behind."""
     left = [domain.name for domain in hypervisor.running()]
     if left or any(vm["state"] != "suspended" for vm in journal.vms):
-        raise HoldfastError(f"not every VM is suspended: {', '.join(left) or 'see the journal'}", "run the upgrade again")
+        raise HoldfastError(
+            f"not every VM is suspended: {', '.join(left) or 'see the journal'}", "run the upgrade again"
+        )
     if kexec.LOADED.read_text().strip() != "1":
         raise HoldfastError("the new kernel is no longer loaded", "something else on this host unloaded it")
     journal.record("phase_begin", name="jump")

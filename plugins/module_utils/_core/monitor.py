@@ -9,7 +9,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 from .errors import VmError
 from .hypervisor import Domain
@@ -20,6 +20,7 @@ try:
 except ImportError:
     libvirt = libvirt_qemu = None
 
+QUEUE_SIZE_PROPERTIES = {"virtio-blk": "queue-size", "virtio-net": "rx_queue_size", "virtio-scsi": "virtqueue_size"}
 STATE_FDSET = 7429  # any number that libvirt, counting from 0, will not reach
 
 
@@ -37,6 +38,22 @@ def qemu_version(domain: Domain) -> str:
     """Version of the QEMU that runs this VM, for example ``10.0.13``."""
     version = execute(domain, "query-version")["qemu"]
     return f"{version['major']}.{version['minor']}.{version['micro']}"
+
+
+def oversized_queues(domain: Domain) -> Tuple[str, ...]:
+    """Virtio devices whose first queue is larger than their own property says, as ``virtio-blk (1024, not 256)``.
+
+    QEMU 10.0.13 makes every queue 1024 entries long, whatever it is told. Raises VmError on QEMU before 7.2.
+    """
+    found = []
+    for device in execute(domain, "x-query-virtio"):
+        name = QUEUE_SIZE_PROPERTIES.get(device["name"])
+        if name:
+            wanted = int(execute(domain, "qom-get", path=device["path"], property=name))
+            made = int(execute(domain, "x-query-virtio-queue-status", path=device["path"], queue=0)["vring-num"])
+            if made > wanted:
+                found.append(f"{device['name']} ({made}, not {wanted})")
+    return tuple(found)
 
 
 def keep_ram_in_place(domain: Domain) -> None:

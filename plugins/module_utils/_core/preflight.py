@@ -505,6 +505,17 @@ def _state(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
         )
 
 
+def _queues(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if vm.oversized_queues and vm.qemu_version != _dotted(case.qemu.version):
+        yield Blocker(
+            "virtio-queues",
+            f"QEMU {vm.qemu_version} gave it larger virtio queues than it was told ({', '.join(vm.oversized_queues)}),"
+            f" and QEMU {_dotted(case.qemu.version)} refuses to load them",
+            "shut the VM down and start it under another QEMU once, or upgrade the kernel only, keeping this QEMU",
+            vm.name,
+        )
+
+
 # --- worth knowing about a VM --------------------------------------------------------------------------------------
 
 
@@ -588,7 +599,7 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _state_dir,
     _host_memory,
 )
-VM_BLOCKERS: tuple[_VmCheck, ...] = (_state, _ram, _devices, _disks, _machine, _tsc)
+VM_BLOCKERS: tuple[_VmCheck, ...] = (_state, _ram, _devices, _disks, _machine, _tsc, _queues)
 HOST_WARNINGS: tuple[_HostCheck, ...] = (_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known)
 VM_WARNINGS: tuple[_VmCheck, ...] = (_paused, _cpu_may_change, _definition, _watched, _late_disks)
 

@@ -65,11 +65,10 @@ def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Co
 
 def with_pool(files: Files, config: Config) -> Files:
     """The three files for a configuration with a pool. Raises HoldfastError for a pool that cannot be made."""
-    assert config.pool is not None
     return Files(
         agent=configuration.text_of(config),
         boot=grub.config_text(open_pool(config).reserve()),
-        libvirt=qemu_conf.with_memory_backing_dir(files.libvirt, str(config.pool.mount_point)),
+        libvirt=qemu_conf.with_memory_backing_dir(files.libvirt, str(config.required_pool.mount_point)),
     )
 
 

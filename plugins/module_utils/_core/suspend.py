@@ -22,7 +22,7 @@ LARGEST_STATE_BYTES = 192 << 20
 
 
 def state_path(pool: Pool, uuid: str) -> Path:
-    """Where a VM's device state is kept: in the pool, beside its RAM, for the one is worth nothing without the other."""
+    """Where a VM's device state is kept: in the pool beside its RAM, for one is worth nothing without the other."""
     return pool.vault_of(uuid) / STATE
 
 
@@ -37,7 +37,9 @@ def suspend(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str) -> 
     monitor.keep_ram_in_place(domain)
     path = state_path(pool, uuid)
     domain.save(str(path))
-    journal.record("vm_saved", uuid=uuid, ram_bytes=sum(ram.size_bytes for ram in kept), **_evidence(pool, uuid, domain))
+    journal.record(
+        "vm_saved", uuid=uuid, ram_bytes=sum(ram.size_bytes for ram in kept), **_evidence(pool, uuid, domain)
+    )
 
 
 def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:

@@ -65,8 +65,12 @@ def accelerator() -> Accelerator:
     if not nested.exists() or nested.read_text().strip() not in ("1", "Y"):
         return Accelerator("tcg", f"{module} does not allow nested virtualisation", 1.0)
     try:
-        run([BINARY, "-accel", "kvm", "-cpu", "host", "-M", "q35", "-display", "none", "-monitor", "stdio"]
-            + ["-S", "-nodefaults", "-serial", "none"], stdin="quit\n", timeout_s=20)
+        run(
+            [BINARY, "-accel", "kvm", "-cpu", "host", "-M", "q35", "-display", "none", "-monitor", "stdio"]
+            + ["-S", "-nodefaults", "-serial", "none"],
+            stdin="quit\n",
+            timeout_s=20,
+        )
     except CommandFailed as exc:
         return Accelerator("tcg", f"KVM refuses a virtual machine: {exc.message.splitlines()[-1]}", 1.0)
     return Accelerator("kvm", f"{module} with nested virtualisation", 0.2)
@@ -82,7 +86,5 @@ def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int) -> list[st
 
 
 def _codename() -> str:
-    words = dict(
-        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
-    )
+    words = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     return words.get("VERSION_CODENAME", "").strip('"')

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
@@ -21,6 +21,15 @@ from .places import cache_dir
 
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "qemu-img": "qemu-utils", "ssh": "openssh-client"}
 LARGEST_LAB = 2
+# What an operator would write into group_vars: how much RAM VMs get, and where the newer packages come from.
+VARIABLES = {
+    "prepare_pool_size": "1536M",
+    "stage_default_release": f"{debian.SUITE}-backports",
+    "holdfast_policy": [
+        {"match": {"name": f"{kind}*"}, "priority": priority}
+        for kind, priority in (("db", 80), ("uefi", 50), ("tick", 20))
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ def _up_one(lab: Lab, name: str, image: HostImage, wish: Wish) -> Lab:
     ports: tuple[Forward, ...] = forwards(ours)
     lab = start(lab, name, image, ram_mib=wish.ram_mib, cpus=wish.cpus, accel=engine.name, forwards=ports)
     with step(f"{name} boots ({engine.name}: {engine.why})"):
-        wait_until_usable(lab.host(name))
+        usable_after_s = wait_until_usable(lab.host(name))
+    lab = lab.with_host(replace(lab.host(name), usable_after_s=usable_after_s))
     if ours:
         with step(f"{name}: {', '.join(guest.name for guest in ours)} defined"):
             on_host(lab.host(name), define_script(ours))
@@ -82,7 +92,7 @@ def write_inventory(lab: Lab) -> Path:
     path = lab.folder / "inventory" / "hosts.yml"
     path.parent.mkdir(exist_ok=True)
     entries = {host.name: _connection(lab, host) for host in lab.hosts}
-    path.write_text(json.dumps({"hypervisors": {"hosts": entries}}, indent=2) + "\n")
+    path.write_text(json.dumps({"hypervisors": {"hosts": entries, "vars": VARIABLES}}, indent=2) + "\n")
     return path
 
 

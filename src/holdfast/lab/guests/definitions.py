@@ -89,7 +89,8 @@ class GuestSpec:
 GUESTS = (
     GuestSpec("db1", "10.0.2.50", role=Role.DB, ram_mib=384, priority=80),
     GuestSpec("tick1", "10.0.2.51", ram_mib=192, machine=Machine.PC, priority=20),
-    GuestSpec("uefi1", "10.0.2.52", ram_mib=256, firmware=Firmware.UEFI, priority=50),
+    # Not started together with the others: see emulator_failed in hosts.
+    GuestSpec("uefi1", "10.0.2.52", ram_mib=256, firmware=Firmware.UEFI, priority=50, autostart=False),
 )
 
 

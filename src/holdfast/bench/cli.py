@@ -1,0 +1,53 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``holdfast bench``: measure the pause against the alternatives."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+
+TARGET_MISSED = 2
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``bench`` to the command line."""
+    bench = subparsers.add_parser(
+        "bench",
+        help="measure the pause against suspend to disk, on a lab host of its own",
+        epilog="exit codes: 0 when it ran to its end, 2 when it did not, or with --strict when a target was missed",
+    )
+    bench.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR", help="default: build/bench")
+    bench.add_argument("--sizes", type=read_sizes, default=None, metavar="MIB,…", help="RAM that the guest touches")
+    bench.add_argument("--rounds", type=int, default=1, metavar="N", help="measure everything N times (default 1)")
+    bench.add_argument(
+        "--strict", action="store_const", const=TARGET_MISSED, default=0, help="a missed target is a failure"
+    )
+    bench.set_defaults(func=_bench)
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """``512,1024`` as numbers of MiB. Raises BadInput."""
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError as exc:
+        raise BadInput(f"{text!r} is not a list of sizes", "write MiB with commas between, like 512,4096") from exc
+
+
+def _bench(options: argparse.Namespace) -> int:
+    try:
+        from rich.console import Console
+
+        from . import rounds, summary
+        from .figures import targets
+    except ModuleNotFoundError as exc:
+        raise BadInput(f"the bench needs {exc.name}", "pip install 'holdfast[lab,bench]'") from exc
+    plan = rounds.Plan(options.output, options.sizes or rounds.SIZES_MIB, options.rounds)
+    record = rounds.bench(plan)
+    summary.show(record.measured, Console())
+    print(f"{plan.folder}/bench.json, bench.png, bench.svg")
+    missed = any(target.reached is False for target in targets(record.measured))
+    return int(options.strict) if missed else 0

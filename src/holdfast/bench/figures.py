@@ -1,0 +1,183 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was measured, and what follows from it: medians, ratios, targets. Pure.
+
+Every pause is what an outsider sees: seconds between two words of a guest that speaks every 100 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from statistics import median
+from typing import Any
+
+SCHEMA_VERSION = 1
+GROWTH_LIMIT = 1.1
+REBOOT_LIMIT = 0.2
+SMALL_MIB, LARGE_MIB = 512, 4096
+
+
+class Subject(StrEnum):
+    """What is measured: three ways to put a host on a fresh kernel, and the two halves of the floor below them."""
+
+    HOLDFAST = "holdfast"
+    SAVE_KEXEC = "save_kexec"
+    SAVE_REBOOT = "save_reboot"
+    BARE_QEMU = "bare_qemu"
+    MINIMAL_INIT = "minimal_init"
+
+
+WAYS = (Subject.HOLDFAST, Subject.SAVE_KEXEC, Subject.SAVE_REBOOT)
+TITLES = {
+    Subject.HOLDFAST: "holdfast",
+    Subject.SAVE_KEXEC: "suspend to disk + kexec",
+    Subject.SAVE_REBOOT: "suspend to disk + reboot",
+    Subject.BARE_QEMU: "floor: bare QEMU",
+    Subject.MINIMAL_INIT: "floor: kexec to a minimal init",
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a pause, by the host's own clock, which a boot may shift by up to a second."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One pause. ``touched_mib``: RAM that the guest had written; 0 where no guest took part.
+
+    ``saved_bytes``: what was written for the guest. ``attach_s``: what attaching the pool took at boot.
+    """
+
+    subject: Subject
+    touched_mib: int
+    number: int
+    pause_s: float
+    phases: tuple[Phase, ...] = ()
+    saved_bytes: int = 0
+    attach_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """How the ways compare at one size; None where something was not measured."""
+
+    touched_mib: int
+    kexec_to_holdfast: float | None
+    reboot_to_holdfast: float | None
+    holdfast_to_floor: float | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise: ``found`` must be at most ``limit``. Both None when its sizes were not measured."""
+
+    name: str
+    limit: float
+    found: float | None
+    reached: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """For people."""
+        if self.found is None:
+            return f"not measured: {self.name} (at most {self.limit:.2f})"
+        word = "reached" if self.reached else "NOT reached"
+        return f"{word}: {self.name}: {self.found:.2f} (at most {self.limit:.2f})"
+
+
+def sizes_of(measured: Sequence[Measurement]) -> tuple[int, ...]:
+    """Sizes that any guest was measured at, MiB, ascending."""
+    return tuple(sorted({one.touched_mib for one in measured if one.subject is not Subject.MINIMAL_INIT}))
+
+
+def pause_of(measured: Sequence[Measurement], subject: Subject, touched_mib: int) -> float | None:
+    """The median pause, seconds; None when it was not measured."""
+    found = [one.pause_s for one in measured if (one.subject, one.touched_mib) == (subject, touched_mib)]
+    return median(found) if found else None
+
+
+def floor_of(measured: Sequence[Measurement], touched_mib: int) -> float | None:
+    """The least that a live update could cost, seconds: a kexec that leads to nothing, and a QEMU without libvirt."""
+    qemu = pause_of(measured, Subject.BARE_QEMU, touched_mib)
+    jump = pause_of(measured, Subject.MINIMAL_INIT, 0)
+    return None if qemu is None or jump is None else qemu + jump
+
+
+def quotient(above: float | None, below: float | None) -> float | None:
+    """``above / below``, None when either is missing."""
+    return above / below if above is not None and below else None
+
+
+def ratios(measured: Sequence[Measurement]) -> tuple[Ratios, ...]:
+    """One entry per size."""
+    return tuple(_ratios_at(measured, size) for size in sizes_of(measured))
+
+
+def _ratios_at(measured: Sequence[Measurement], size: int) -> Ratios:
+    ours, by_kexec, by_reboot = (pause_of(measured, way, size) for way in WAYS)
+    return Ratios(size, quotient(by_kexec, ours), quotient(by_reboot, ours), quotient(ours, floor_of(measured, size)))
+
+
+def targets(measured: Sequence[Measurement]) -> tuple[Target, ...]:
+    """What the bench has to show."""
+    large = pause_of(measured, Subject.HOLDFAST, LARGE_MIB)
+    growth = quotient(large, pause_of(measured, Subject.HOLDFAST, SMALL_MIB))
+    share = quotient(large, pause_of(measured, Subject.SAVE_REBOOT, LARGE_MIB))
+    return (
+        _target("holdfast at 4 GiB / holdfast at 0.5 GiB", GROWTH_LIMIT, growth),
+        _target("holdfast / suspend to disk + reboot, at 4 GiB", REBOOT_LIMIT, share),
+    )
+
+
+def _target(name: str, limit: float, found: float | None) -> Target:
+    return Target(name, limit, found, None if found is None else found <= limit)
+
+
+def phase_medians(measured: Sequence[Measurement], subject: Subject, touched_mib: int) -> tuple[Phase, ...]:
+    """The phases of one way at one size, in their order."""
+    found: dict[str, list[float]] = {}
+    for one in measured:
+        if (one.subject, one.touched_mib) == (subject, touched_mib):
+            for phase in one.phases:
+                found.setdefault(phase.name, []).append(phase.seconds)
+    return tuple(Phase(name, median(seconds)) for name, seconds in found.items())
+
+
+def document(setting: Mapping[str, Any], measured: Sequence[Measurement], ended: str) -> dict[str, Any]:
+    """``bench.json``. ``setting``: what was measured on; ``ended``: ``no`` while it runs, ``yes``, or why not."""
+    return {
+        "bench_schema": SCHEMA_VERSION,
+        "ended": ended,
+        "setting": dict(setting),
+        "measurements": [asdict(one) for one in measured],
+        "medians": [_medians_at(measured, size) for size in sizes_of(measured)],
+        "ratios": [asdict(one) for one in ratios(measured)],
+        "targets": [asdict(one) for one in targets(measured)],
+    }
+
+
+def _medians_at(measured: Sequence[Measurement], size: int) -> dict[str, Any]:
+    pauses = {f"{way.value}_s": pause_of(measured, way, size) for way in (*WAYS, Subject.BARE_QEMU)}
+    jump = pause_of(measured, Subject.MINIMAL_INIT, 0)
+    return {"touched_mib": size, **pauses, "minimal_init_s": jump, "floor_s": floor_of(measured, size)}
+
+
+def measurements_from(document: Mapping[str, Any]) -> tuple[Measurement, ...]:
+    """The measurements of a ``bench.json``."""
+    return tuple(
+        Measurement(
+            **{
+                **entry,
+                "subject": Subject(entry["subject"]),
+                "phases": tuple(Phase(**phase) for phase in entry["phases"]),
+            }
+        )
+        for entry in document["measurements"]
+    )

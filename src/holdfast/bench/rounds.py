@@ -1,0 +1,199 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One run of the bench: a lab host of its own, one guest that takes ever more RAM, every way at every size."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+
+from ..command import run, step
+from ..lab import emulator
+from ..lab.guests.definitions import GuestSpec, bench_guest
+from ..lab.hosts import Lab, on_host
+from ..lab.up import Wish, down, up
+from ..upgrade import ansible_environment
+from . import floor, jumps, plot
+from .figures import TITLES, WAYS, Measurement, Subject, document
+from .pause import Rig
+
+SIZES_MIB = (512, 1024, 2048, 4096)
+# The pool begins at 4 GiB; what the emulated machine has below that (2 GiB), and 1 GiB above the pool, is the host's.
+HOST_OWN_MIB = 3072
+POOL_STEP_MIB = 512
+CPUS = 2
+GUEST_LIMIT_S = 600.0
+FACTS = """\
+uname -r
+qemu-system-x86_64 --version | head -n 1
+virsh --version
+cat /proc/cmdline
+"""
+NOTES = (
+    "pauses are seen from outside: the longest silence of a guest that speaks every 100 ms on one connection",
+    "every way leads to the same kernel release and QEMU that ran before, the distribution's own, so that only the"
+    " way differs; libvirt 11.3 cannot restore a plain save file with QEMU 11, so QEMU stays at 10",
+    "save_kexec is the best case: the kernel is loaded before the pause, no service is stopped, only a sync precedes"
+    " the jump",
+    "save_reboot goes through firmware and boot loader; the emulated firmware takes a second or two, a server's"
+    " minutes",
+    "save_kexec and save_reboot restore by a systemd unit as soon as libvirt answers, and read the image from a disk"
+    " that this machine's page cache holds",
+    "save_kexec and save_reboot make and attach an empty pool at boot, because the guest's RAM is placed there;"
+    " attach_s says how long that took",
+    "phases are by the host's own clock, which a boot may shift by up to a second",
+    "the floor is bare QEMU (save, quit, start, incoming, cont by QMP, RAM in place) plus a kexec that leads to a"
+    " minimal init, with the same kernel and command line",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. ``sizes_mib`` ascending: the guest takes more, and gives nothing back."""
+
+    folder: Path
+    sizes_mib: tuple[int, ...] = SIZES_MIB
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.sizes_mib or any(size <= 0 for size in self.sizes_mib) or self.rounds < 1:
+            raise BadInput("a bench needs at least one size and one round", "for example: --sizes 512,4096 --rounds 1")
+        object.__setattr__(self, "sizes_mib", tuple(sorted(set(self.sizes_mib))))
+
+    @property
+    def guest(self) -> GuestSpec:
+        """One guest for all sizes, so that nothing but touched RAM differs between them."""
+        return bench_guest(max(self.sizes_mib))
+
+    @property
+    def pool_mib(self) -> int:
+        """Room for the guest and the file system around it."""
+        return (self.guest.ram_mib // POOL_STEP_MIB + 1) * POOL_STEP_MIB
+
+    @property
+    def host_mib(self) -> int:
+        return self.pool_mib + HOST_OWN_MIB
+
+
+@dataclass
+class Record:
+    """What was found so far, on disk after every measurement."""
+
+    path: Path
+    setting: dict[str, Any] = field(default_factory=dict)
+    measured: list[Measurement] = field(default_factory=list)
+    ended: str = "no"
+
+    def add(self, measurement: Measurement) -> None:
+        self.measured.append(measurement)
+        self.write()
+
+    def write(self) -> None:
+        draft = self.path.with_suffix(".new")
+        draft.write_text(json.dumps(document(self.setting, self.measured, self.ended), indent=1) + "\n")
+        draft.rename(self.path)
+
+
+def bench(plan: Plan) -> Record:
+    """Measure everything, write ``bench.json`` and the pictures, take the lab down. Raises HoldfastError."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    record = Record(plan.folder / "bench.json")
+    with _kept(record), _rig(plan) as rig:
+        record.setting = describe(plan, rig)
+        for size in plan.sizes_mib:
+            _fill(rig, size)
+            for number in range(1, plan.rounds + 1):
+                for subject in WAYS:
+                    with step(f"{size} MiB: {TITLES[subject]}"):
+                        record.add(jumps.measure(rig, subject, size, number))
+        _measure_floor(plan, rig, record)
+    plot.draw(record.measured, plan.folder)
+    return record
+
+
+@contextmanager
+def _kept(record: Record) -> Iterator[None]:
+    """Whatever happens, the record says how it ended."""
+    try:
+        yield
+        record.ended = "yes"
+    except BaseException as exc:
+        record.ended = f"{type(exc).__name__}: {exc}"
+        raise
+    finally:
+        record.write()
+
+
+@contextmanager
+def _rig(plan: Plan) -> Iterator[Rig]:
+    """A prepared lab host of our own with the guest running on it; taken down at the end."""
+    folder = (plan.folder / "lab").absolute()
+    folder.mkdir(exist_ok=True)
+    down(folder)  # what an interrupted run left behind
+    try:
+        lab = up(folder, Wish(ram_mib=plan.host_mib, cpus=CPUS, guests=(plan.guest,)))
+        rig = Rig(lab.host("hv1"), plan.guest)
+        with step("hv1: prepared"):
+            _prepare(plan, lab)
+        with step(f"{plan.guest.name}: started"):
+            jumps.install(rig.host)
+            on_host(rig.host, f"virsh -q start {plan.guest.name}")
+            rig.witness.wait(GUEST_LIMIT_S)
+        yield rig
+    finally:
+        down(folder)
+
+
+def _prepare(plan: Plan, lab: Lab) -> None:
+    wanted = {"prepare_pool_size": f"{plan.pool_mib}M", "prepare_reboot_ok": True}
+    inventory = str(lab.folder / "inventory" / "hosts.yml")
+    words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
+    run(words, env=ansible_environment(os.environ), log=plan.folder / "prepare.log", timeout_s=1800)
+    jumps.settle(lab.host("hv1"))
+
+
+def describe(plan: Plan, rig: Rig) -> dict[str, Any]:
+    """What was measured on, and how."""
+    kernel, qemu, libvirt, cmdline = on_host(rig.host, FACTS).splitlines()
+    engine = emulator.accelerator()
+    return {
+        "accelerator": {"name": engine.name, "why": engine.why},
+        "host": {"ram_mib": plan.host_mib, "cpus": CPUS, "pool_mib": plan.pool_mib, "cmdline": cmdline},
+        "guest": {"ram_mib": plan.guest.ram_mib, "cpus": 1},
+        "kernel": kernel,
+        "qemu": qemu,
+        "libvirt": libvirt,
+        "sizes_mib": list(plan.sizes_mib),
+        "rounds": plan.rounds,
+        "notes": list(NOTES),
+    }
+
+
+def _fill(rig: Rig, size_mib: int) -> None:
+    """Let the guest touch RAM until it has touched ``size_mib`` on our account."""
+    missing = size_mib - int(rig.witness.state()["filled_mib"])
+    if missing > 0:
+        with step(f"{rig.guest.name}: fills {size_mib} MiB"):
+            rig.witness.fill(missing)
+
+
+def _measure_floor(plan: Plan, rig: Rig, record: Record) -> None:
+    with step(f"{rig.guest.name}: started without libvirt"):
+        floor.start_bare(rig)
+    for size in plan.sizes_mib:
+        _fill(rig, size)
+        for number in range(1, plan.rounds + 1):
+            with step(f"{size} MiB: {TITLES[Subject.BARE_QEMU]}"):
+                record.add(floor.measure_bare(rig, size, number))
+    floor.bare_qemu(rig, "stop")
+    for number in range(1, plan.rounds + 1):
+        with step(TITLES[Subject.MINIMAL_INIT]):
+            record.add(floor.measure_jump(rig.host, number))

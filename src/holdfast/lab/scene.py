@@ -1,0 +1,149 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Guests at work on a lab hypervisor, and somebody outside who watches them: what demo, tests and bench share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+
+from ..command import step
+from .guests.definitions import GUESTS, Firmware, GuestSpec, Role
+from .guests.observer import (
+    Held,
+    HeldConnection,
+    HoldListener,
+    RedisProbe,
+    Snapshot,
+    Witness,
+    compare,
+    take,
+)
+from .hosts import Host, Lab, emulator_failed, on_host, power_on, wait_until_usable
+
+LOOPBACK = "127.0.0.1"
+# A guest boots in 10 to 60 s under nested emulation.
+GUEST_LIMIT_S = 300.0
+ATTEMPTS = 3
+
+
+def start_guests(folder: Path, name: str = "hv1", guests: Sequence[GuestSpec] = GUESTS) -> Host:
+    """Start the guests that do not run yet and wait until each bears witness.
+
+    Those with UEFI firmware come last, one by one: only their firmware can bring the emulator down, the less likely
+    the less else is going on. When it does, the host is powered on again. Raises HoldfastError.
+    """
+    order = sorted(guests, key=lambda guest: guest.firmware is Firmware.UEFI)
+    for attempt in range(1, ATTEMPTS + 1):
+        host = Lab.load(folder).host(name)
+        try:
+            for guest in order:
+                _start(host, guest)
+            return host
+        except HoldfastError:
+            if attempt == ATTEMPTS or not emulator_failed(host):
+                raise
+        with step(f"{name}: the emulator broke down while UEFI firmware ran (a known fault of it); power on again"):
+            power_on(Lab.load(folder), host)
+            wait_until_usable(Lab.load(folder).host(name))
+    raise AssertionError("unreachable")
+
+
+def _start(host: Host, guest: GuestSpec) -> None:
+    with step(f"{host.name}: guest {guest.name} ({guest.ram_mib} MiB, {guest.machine}, {guest.firmware}) runs"):
+        on_host(host, f"virsh -q domstate {guest.name} | grep -q running || virsh -q start {guest.name}")
+        _wait(host, guest)
+
+
+def _wait(host: Host, guest: GuestSpec) -> None:
+    deadline = time.monotonic() + GUEST_LIMIT_S
+    while True:
+        try:
+            witness(host, guest).wait(limit_s=5)
+            return
+        except HoldfastError:
+            if not host.alive or time.monotonic() > deadline:
+                raise
+
+
+def witness(host: Host, guest: GuestSpec) -> Witness:
+    """The guest's own word on itself."""
+    return Witness(LOOPBACK, host.port(f"{guest.name}.witness"))
+
+
+@dataclass
+class Watch:
+    """Guests under watch. ``before`` is what was seen at its beginning; connections are held until ``finish``."""
+
+    host: Host
+    guests: tuple[GuestSpec, ...]
+    before: dict[str, Snapshot] = field(default_factory=dict)
+    after: dict[str, Snapshot] = field(default_factory=dict)
+    _probes: dict[str, RedisProbe] = field(default_factory=dict)
+    _holders: dict[str, list[HeldConnection | HoldListener]] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Load the databases, open the connections, and take the first look."""
+        for guest in self.guests:
+            holders: list[HeldConnection | HoldListener] = [
+                HoldListener(LOOPBACK, self.host.port(f"{guest.name}.witness"), f"{guest.name}.witness")
+            ]
+            if guest.role is Role.DB:
+                port = self.host.port(f"{guest.name}.redis")
+                self._probes[guest.name] = RedisProbe(LOOPBACK, port)
+                self._probes[guest.name].load()
+                holders.append(HeldConnection(LOOPBACK, port, f"{guest.name}.redis"))
+            for holder in holders:
+                holder.start()
+            self._holders[guest.name] = holders
+            self.before[guest.name] = self._look(guest, ())
+
+    def finish(self) -> list[str]:
+        """Close the connections, take the last look, and return everything that did not carry on."""
+        for guest in self.guests:
+            held = tuple(holder.stop() for holder in self._holders.pop(guest.name, ()))
+            self.after[guest.name] = self._look(guest, held)
+        return [text for guest in self.guests for text in compare(self.before[guest.name], self.after[guest.name])]
+
+    def pause_s(self, name: str) -> float:
+        """The longest silence of a guest, in seconds, as seen from outside."""
+        return next(held.longest_gap_s for held in self.after[name].held if held.name.endswith(".witness"))
+
+    def held(self, name: str) -> tuple[Held, ...]:
+        """How the guest's connections fared."""
+        return self.after[name].held
+
+    def so_far(self, name: str) -> tuple[Held, ...]:
+        """How the guest's connections fare, while they are held."""
+        return tuple(holder.so_far() for holder in self._holders[name])
+
+    def look(self, guest: GuestSpec) -> Snapshot:
+        """Look at a guest in between, connections included."""
+        return self._look(guest, self.so_far(guest.name))
+
+    def _look(self, guest: GuestSpec, held: Sequence[Held]) -> Snapshot:
+        return take(witness(self.host, guest), self._probes.get(guest.name), held)
+
+    def abandon(self) -> None:
+        """Let go of all connections without judging."""
+        for holders in self._holders.values():
+            for holder in holders:
+                holder.stop(limit_s=1)
+
+
+@contextlib.contextmanager
+def watched(host: Host, guests: Sequence[GuestSpec] = GUESTS) -> Iterator[Watch]:
+    """Watch guests through whatever the block does; call ``finish`` in it for the verdict."""
+    watch = Watch(host, tuple(guests))
+    with step(f"{host.name}: data loaded, connections opened, first look taken"):
+        watch.begin()
+    try:
+        yield watch
+    finally:
+        watch.abandon()

@@ -1,0 +1,148 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The promise, end to end and seen from outside: kernel and QEMU change, every guest carries on.
+
+These tests tell one story and run in this order; each is a chapter on the same hypervisor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Bench, names, report_host
+
+from holdfast.lab import scene
+from holdfast.lab.guests.definitions import GUESTS
+from holdfast.lab.guests.observer import compare
+
+BOOT_LIMIT_S = 60.0
+# Device state, and for the UEFI guest its flash; RAM would be 192 MiB at least.
+LARGEST_STATE_BYTES = 8 << 20
+# The host's clock restarts from a battery clock that counts whole seconds.
+CLOCK_TOLERANCE_S = 3.0
+ALL = {guest.name for guest in GUESTS}
+
+
+def test_the_hypervisor_is_usable_within_a_minute(bench: Bench) -> None:
+    print(f"usable after {bench.boot_s:.1f} s")
+    assert bench.boot_s <= BOOT_LIMIT_S
+
+
+def test_an_unprepared_host_is_refused_with_every_reason(bench: Bench) -> None:
+    done = bench.run("holdfast", "upgrade", "-i", str(bench.inventory), "-e", "stage_packages=[]")
+    assert done.status == 3
+    assert "pool" in done.text
+    assert "prepare" in done.text
+
+
+def test_prepare_says_what_it_would_do_and_does_nothing(bench: Bench) -> None:
+    before = bench.on_host("cat /etc/default/grub.d/* /etc/libvirt/qemu.conf /boot/grub/grub.cfg | sha256sum")
+    done = bench.playbook("prepare", "--check", "--diff")
+    assert done.status == 0
+    assert "+GRUB_CMDLINE_LINUX" in done.text
+    assert bench.on_host("cat /etc/default/grub.d/* /etc/libvirt/qemu.conf /boot/grub/grub.cfg | sha256sum") == before
+
+
+def test_prepare_is_idempotent(prepared: Bench) -> None:
+    done = prepared.playbook("prepare")
+    assert done.status == 0
+    assert "changed=0" in done.text
+
+
+def test_a_policy_for_a_vm_that_does_not_exist_touches_nothing(watch: scene.Watch, prepared: Bench) -> None:
+    rules = '{"holdfast_policy": [{"match": {"name": "db7"}, "priority": 90}], "stage_packages": []}'
+    done = prepared.run("holdfast", "upgrade", "-i", str(prepared.inventory), "-e", rules)
+    assert done.status in (2, 3)
+    assert "db7" in done.text
+    assert prepared.journal()["state"] == "none"
+
+
+def test_kernel_and_qemu_change_and_every_guest_carries_on(
+    watch: scene.Watch, prepared: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    out = Path(tmp_path_factory.mktemp("report"))
+    done = prepared.playbook("upgrade", "-e", f"report_dest={out}")
+    assert done.status == 0
+    host = report_host(out)
+    assert host["result"] == "upgraded"
+    assert host["kernel"]["from"].startswith("6.12.")
+    assert host["kernel"]["to"].startswith("7.")
+    assert host["qemu"]["from"].startswith("10.0.")
+    assert host["qemu"]["to"].startswith("11.")
+    assert host["boot_id"]["from"] != host["boot_id"]["to"]
+    assert prepared.on_host("uname -r").strip() == host["kernel"]["to"]
+    assert f"holdfast.generation={host['generation']}" in prepared.on_host("cat /proc/cmdline").split()
+    assert names(host["vms"]) == ALL
+    for vm in host["vms"]:
+        assert vm["ram_verified"] is True
+        assert 0 < vm["state_bytes"] < LARGEST_STATE_BYTES
+        assert vm["pause_s"] > 0
+    assert (out / "report.html").read_text().count("<svg") >= 1
+    _unharmed(watch)
+    for vm in host["vms"]:
+        seen = _longest_silence(watch, vm["name"])
+        print(f"{vm['name']}: pause {vm['pause_s']:.1f} s by the journal, {seen:.1f} s from outside")
+        assert abs(vm["pause_s"] - seen) < CLOCK_TOLERANCE_S + 0.1 * seen
+
+
+def test_the_more_important_vm_pauses_later_and_resumes_no_later(watch: scene.Watch, prepared: Bench) -> None:
+    order = sorted(prepared.journal()["vms"], key=lambda vm: vm["paused_at"])
+    assert order[0]["name"] == "tick1"
+    assert order[-1]["name"] == "db1"
+
+
+def test_a_second_upgrade_finds_nothing_to_do(watch: scene.Watch, prepared: Bench) -> None:
+    generation = prepared.journal()["generation"]
+    done = prepared.playbook("upgrade", "-e", "stage_packages=[]")
+    assert done.status == 0
+    assert prepared.journal()["generation"] == generation
+
+
+def test_back_to_the_older_kernel_and_forward_again(watch: scene.Watch, prepared: Bench) -> None:
+    old, new = prepared.on_host("ls /boot/vmlinuz-* | sort -V | sed 's/.*vmlinuz-//'").split()
+    for release in (old, new):
+        done = prepared.playbook("upgrade", "-e", "stage_packages=[]", "-e", f"stage_kernel={release}")
+        assert done.status == 0
+        assert prepared.on_host("uname -r").strip() == release
+        _unharmed(watch)
+
+
+def test_connections_and_data_survived_all_of_it(watch: scene.Watch) -> None:
+    assert watch.finish() == []
+    for guest in GUESTS:
+        print(f"{guest.name}: longest silence {watch.pause_s(guest.name):.1f} s")
+
+
+def test_a_restored_guest_is_an_ordinary_guest(watch: scene.Watch, prepared: Bench) -> None:
+    """Saved and restored, then shut down and started, by plain virsh."""
+    before = watch.after["tick1"].boot_id
+    state = "/var/lib/libvirt/images/tick1.save"
+    prepared.on_host(f"virsh -q save tick1 {state} && virsh -q restore {state} && rm {state}")
+    witness = scene.witness(prepared.host, next(guest for guest in GUESTS if guest.name == "tick1"))
+    assert witness.wait(scene.GUEST_LIMIT_S)["boot_id"] == before
+    prepared.on_host("virsh -q destroy tick1 && virsh -q start tick1")
+    assert witness.wait(scene.GUEST_LIMIT_S)["boot_id"] != before
+
+
+def test_the_pool_is_not_promised_twice(watch: scene.Watch, prepared: Bench) -> None:
+    """A VM that does not fit is refused at its start, by name, instead of running out of RAM later."""
+    script = (
+        "virsh dumpxml --inactive tick1 | sed -e 's/<name>tick1</<name>toobig</' -e '/<uuid>/d' -e '/mac address/d'"
+        " -e \"s#<memory unit='KiB'>[0-9]*#<memory unit='KiB'>1400000#\""
+        " -e \"s#<currentMemory unit='KiB'>[0-9]*#<currentMemory unit='KiB'>1400000#\" > /tmp/toobig.xml\n"
+        "virsh -q create /tmp/toobig.xml 2>&1 || true\n"
+    )
+    assert "the pool has" in prepared.on_host(script)
+
+
+def _unharmed(watch: scene.Watch) -> None:
+    findings = []
+    for guest in watch.guests:
+        findings += compare(watch.before[guest.name], watch.look(guest))
+    assert findings == []
+
+
+def _longest_silence(watch: scene.Watch, name: str) -> float:
+    return next(held.longest_gap_s for held in watch.so_far(name) if held.name == f"{name}.witness")

@@ -1,0 +1,186 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the bench plans a run, and how it reads what host and guest tell."""
+
+from __future__ import annotations
+
+import json
+import threading
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
+from holdfast import cli as command_line
+from holdfast.bench import cli, floor, jumps, pause
+from holdfast.bench.figures import Measurement, Phase, Subject
+from holdfast.bench.rounds import Plan, Record
+from holdfast.lab.guests.observer import Held, HoldListener
+
+# Plan
+
+
+def test_one_guest_and_one_pool_serve_all_sizes(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, (4096, 512, 512))
+    assert plan.sizes_mib == (512, 4096)
+    assert plan.guest.ram_mib == 4608
+    assert plan.pool_mib == 5120
+    assert plan.host_mib == 8192
+
+
+@pytest.mark.parametrize(("sizes", "rounds"), [((), 1), ((0,), 1), ((512,), 0)])
+def test_nothing_to_measure_is_bad_input(tmp_path: Path, sizes: tuple[int, ...], rounds: int) -> None:
+    with pytest.raises(BadInput):
+        Plan(tmp_path, sizes, rounds)
+
+
+def test_sizes_are_read_from_one_word() -> None:
+    assert cli.read_sizes("512,4096") == (512, 4096)
+    with pytest.raises(BadInput, match="512;4096"):
+        cli.read_sizes("512;4096")
+
+
+def test_only_a_strict_bench_fails_for_a_missed_target() -> None:
+    parser = command_line.parser()
+    assert parser.parse_args(["bench"]).strict == 0
+    assert parser.parse_args(["bench", "--strict"]).strict == 2
+
+
+def test_what_was_measured_is_on_disk_at_once(tmp_path: Path) -> None:
+    record = Record(tmp_path / "bench.json", {"kernel": "6.12"})
+    record.add(Measurement(Subject.HOLDFAST, 512, 1, 40.0))
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert written["ended"] == "no"
+    assert written["measurements"][0]["pause_s"] == 40.0
+
+
+# Pause
+
+
+class Speaker:
+    """A listener whose guest has spoken once more at every look, and is silent for a while at the tenth."""
+
+    def __init__(self, error: str = "") -> None:
+        self.replies, self.error, self.stopped = count(), error, False
+
+    def start(self) -> None:
+        pass
+
+    def so_far(self) -> Held:
+        replies = next(self.replies)
+        return Held("witness", True, replies, True, 40.0 if replies > 15 else 0.1, 0.0, self.error)
+
+    def stop(self) -> Held:
+        self.stopped = True
+        return self.so_far()
+
+
+def observe(speaker: Speaker, acts: list[str]) -> Held:
+    listener = cast(HoldListener, speaker)
+    return pause.observe(listener, lambda: acts.append("act"), lambda held: held.longest_gap_s > 3)
+
+
+@pytest.fixture
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pause, "LOOK_S", 0)
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_a_pause_is_the_longest_silence() -> None:
+    speaker, acts = Speaker(), cast(list[str], [])
+    assert observe(speaker, acts).longest_gap_s == 40.0
+    assert acts == ["act"]
+    assert speaker.stopped
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_a_broken_connection_ends_the_observation() -> None:
+    speaker = Speaker(error="reset by peer")
+    with pytest.raises(HoldfastError, match="reset by peer"):
+        observe(speaker, [])
+    assert speaker.stopped
+
+
+# What the host noted
+
+
+def test_the_phases_of_holdfast_come_from_its_journal() -> None:
+    view: dict[str, Any] = {
+        "state": "restored",
+        "phases": [{"name": "suspend", "start": 1.0, "seconds": 2.5}],
+        "vms": [{"ram_verified": True, "state_bytes": 450_000}],
+    }
+    assert jumps.journal_phases(json.dumps(view)) == ((Phase("suspend", 2.5),), 450_000)
+
+
+def test_a_live_update_that_was_not_restored_is_no_measurement() -> None:
+    with pytest.raises(HoldfastError, match="aborted: no room"):
+        jumps.journal_phases(json.dumps({"state": "aborted", "reason": "no room", "vms": [], "phases": []}))
+
+
+NOTED = "save 100.0\nsaved 130.5\nbytes 600000000\n{}restore 160.0\nrestored 180.0\n"
+
+
+def test_the_phases_of_suspend_to_disk_come_from_its_steps() -> None:
+    phases, saved_bytes = jumps.noted_phases(NOTED.format("synced 131.0\n"))
+    assert [(phase.name, phase.seconds) for phase in phases] == [
+        ("save", 30.5),
+        ("sync", 0.5),
+        ("boot", 29.0),
+        ("restore", 20.0),
+    ]
+    assert saved_bytes == 600_000_000
+    assert [phase.name for phase in jumps.noted_phases(NOTED.format(""))[0]] == ["save", "boot", "restore"]
+
+
+def test_the_attach_lasts_from_start_to_exit() -> None:
+    stamps = ("ExecMainStartTimestampMonotonic=6500000", "ExecMainExitTimestampMonotonic=7750000")
+    assert jumps.attach_seconds(*stamps) == 1.25
+
+
+def test_every_program_for_the_host_is_there_and_is_a_program() -> None:
+    assert all(jumps.program(name).startswith("#!") for name in (*jumps.INSTALLED, "minimal-init"))
+
+
+# Floor
+
+
+def test_an_archive_entry_is_as_the_kernel_unpacks_it() -> None:
+    header = floor.newc_header("minimal-init", 0o100755, 300)
+    assert header[:6] == b"070701"
+    fields = [int(header[begin : begin + 8], 16) for begin in range(6, 110, 8)]
+    assert (fields[1], fields[6], fields[11]) == (0o100755, 300, len("minimal-init") + 1)
+    assert len(header) % 4 == 0
+    assert header[110:].rstrip(b"\0") == b"minimal-init"
+
+
+def test_bytes_pass_through_printf() -> None:
+    assert floor.printable(b"07%'\\\0x") == "07\\045\\047\\134\\000x"
+
+
+def test_moments_are_seen_on_the_console_in_their_order(tmp_path: Path) -> None:
+    console = tmp_path / "console.log"
+    console.write_text(f"{floor.JUMP}\n{floor.ARRIVED}\n")
+    sights = floor.sightings(console, (floor.JUMP, floor.ARRIVED))
+    assert next(sights) == 0.0
+
+    def speak() -> None:
+        with console.open("a") as log:
+            log.write(f"{floor.JUMP}\nbooting\n{floor.ARRIVED}\n")
+
+    threading.Timer(0.05, speak).start()
+    began, arrived = next(sights), next(sights)
+    assert 0 < began <= arrived
+
+
+def test_a_jump_that_leads_nowhere_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floor, "JUMP_LIMIT_S", 0.0)
+    console = tmp_path / "console.log"
+    console.touch()
+    sights = floor.sightings(console, (floor.JUMP,))
+    next(sights)
+    with pytest.raises(HoldfastError, match="was not seen"):
+        next(sights)

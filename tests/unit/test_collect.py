@@ -1,0 +1,248 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Facts are read as they are on the host; what is absent is said to be absent, and nothing is changed."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, facts, installation, srat
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
+
+GIB = 1 << 30
+NEW = "7.2.12+deb13-amd64"
+POOL = PoolConfig("fsdax", "/dev/pmem0", Path("/var/lib/holdfast/pool"), (facts.Region(4 * GIB, GIB, node=1),))
+
+
+def write(root: Path, path: str, text: str | bytes) -> None:
+    place = root / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def firmware_entry(root: Path, number: int, start: int, end: int, kind: str) -> None:
+    for name, text in (("start", f"{start:#x}\n"), ("end", f"{end:#x}\n"), ("type", f"{kind}\n")):
+        write(root, f"sys/firmware/memmap/{number}/{name}", text)
+
+
+def affinity(domain: int, start: int, size: int, flags: int = 1) -> bytes:
+    return struct.pack("<BBIHQQIIQ", 1, 40, domain, 0, start, size, 0, flags, 0)
+
+
+class TestFirmwareMap:
+    def test_entries_by_address_with_the_last_byte_included(self, tmp_path: Path) -> None:
+        firmware_entry(tmp_path, 0, 4 * GIB, 6 * GIB - 1, "System RAM")
+        firmware_entry(tmp_path, 1, 0, 0x9FBFF, "System RAM")
+        found = collect.firmware_map(tmp_path)
+        assert [(entry.start, entry.end) for entry in found] == [(0, 0x9FC00), (4 * GIB, 6 * GIB)]
+
+    def test_numa_nodes_come_from_the_srat(self, tmp_path: Path) -> None:
+        firmware_entry(tmp_path, 0, 4 * GIB, 8 * GIB - 1, "System RAM")
+        table = bytes(48) + affinity(0, 0, 6 * GIB) + affinity(1, 6 * GIB, 2 * GIB)
+        write(tmp_path, "sys/firmware/acpi/tables/SRAT", table)
+        found = collect.firmware_map(tmp_path)
+        assert [(entry.start, entry.end, entry.node) for entry in found] == [
+            (4 * GIB, 6 * GIB, 0),
+            (6 * GIB, 8 * GIB, 1),
+        ]
+
+
+class TestSrat:
+    def test_entries_that_are_not_in_force_or_empty_are_passed_over(self) -> None:
+        table = bytes(48) + affinity(0, 0, GIB) + affinity(1, GIB, GIB, flags=0) + affinity(2, 2 * GIB, 0)
+        assert [(span.start, span.node) for span in srat.memory_spans(table)] == [(0, 0)]
+
+    def test_other_structures_are_stepped_over(self) -> None:
+        table = bytes(48) + bytes([0, 16]) + bytes(14) + affinity(7, 0, GIB)
+        assert [span.node for span in srat.memory_spans(table)] == [0]
+
+    @pytest.mark.parametrize("table", [b"", bytes(48), bytes(48) + b"\1\0", bytes(48) + affinity(0, 0, GIB)[:20]])
+    def test_a_short_or_damaged_table_says_nothing(self, table: bytes) -> None:
+        assert srat.memory_spans(table) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [("[none] integrity confidentiality\n", "none"), ("none [integrity] confidentiality\n", "integrity"), ("", "none")],
+)
+def test_lockdown(tmp_path: Path, text: str, chosen: str) -> None:
+    write(tmp_path, "sys/kernel/security/lockdown", text)
+    assert collect.lockdown(tmp_path) == chosen
+
+
+@pytest.mark.parametrize(("value", "on"), [(b"\6\0\0\0\1", True), (b"\6\0\0\0\0", False), (None, False)])
+def test_secure_boot(tmp_path: Path, value: bytes | None, on: bool) -> None:
+    if value is not None:
+        write(tmp_path, collect.SECURE_BOOT, value)
+    assert collect.secure_boot(tmp_path) is on
+
+
+def test_machine_types_with_aliases() -> None:
+    listing = "Supported machines are:\npc        Standard PC (alias of pc-i440fx-10.0)\nq35  Standard PC\n\n"
+    assert collect.machine_types(listing) == ("pc", "q35")
+
+
+class TestPool:
+    def test_regions_are_those_of_the_running_kernel(self, tmp_path: Path) -> None:
+        write(tmp_path, "proc/self/mountinfo", "")
+        found = collect.pool_facts(Config(POOL), "ro memmap=0x40000000!0x100000000 nokaslr", tmp_path)
+        assert [(region.start, region.size, region.node) for region in found.regions] == [(4 * GIB, GIB, 1)]
+        assert not found.mounted
+
+    def test_a_host_that_was_never_prepared_has_none(self, tmp_path: Path) -> None:
+        assert collect.pool_facts(Config(), "ro quiet", tmp_path) == facts.PoolFacts()
+
+    @pytest.mark.parametrize(("options", "dax"), [("rw,dax=always", True), ("rw", False)])
+    def test_mounted_and_with_dax_are_two_things(self, tmp_path: Path, options: str, dax: bool) -> None:
+        pool = PoolConfig("fsdax", "/dev/pmem0", tmp_path, POOL.regions)
+        write(tmp_path, "proc/self/mountinfo", f"9 2 259:0 / {tmp_path} rw - ext4 /dev/pmem0 {options}\n")
+        found = collect.pool_facts(Config(pool), "", tmp_path)
+        assert (found.mounted, found.dax) == (True, dax)
+        assert found.size_bytes > 0
+
+
+class TestKernel:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        write(tmp_path, "proc/cpuinfo", "flags : fpu svm sse\n")
+        write(tmp_path, f"boot/vmlinuz-{NEW}", "")
+        write(tmp_path, f"boot/initrd.img-{NEW}", "")
+        write(tmp_path, f"lib/modules/{NEW}/modules.builtin", "kernel/fs/ext4/ext4.ko\n")
+        modules = (
+            "nvdimm/libnvdimm.ko.xz",
+            "nvdimm/nd_e820.ko.xz",
+            "nvdimm/nd_pmem.ko",
+            "kvm/kvm.ko",
+            "kvm/kvm-amd.ko",
+        )
+        write(
+            tmp_path, f"lib/modules/{NEW}/modules.dep", "".join(f"kernel/{name}: kernel/other.ko\n" for name in modules)
+        )
+        return tmp_path
+
+    def test_a_complete_kernel_lacks_nothing(self, root: Path) -> None:
+        found = collect.kernel_facts(NEW, root)
+        assert (found.image_exists, found.initrd_exists, found.missing_drivers) == (True, True, ())
+
+    def test_the_driver_of_a_disk_is_needed_with_its_buses(self, root: Path) -> None:
+        device = root / "sys/devices/pci0000:00/0000:00:03.0/virtio1"
+        for place, module in ((device, "virtio_blk"), (device.parent, "virtio_pci")):
+            (place / "driver").mkdir(parents=True)
+            (root / "sys/module" / module).mkdir(parents=True)
+            (place / "driver/module").symlink_to(root / "sys/module" / module)
+        (root / "sys/class/block/vda").mkdir(parents=True)
+        (root / "sys/class/block/vda/device").symlink_to(device)
+        assert collect.kernel_facts(NEW, root).missing_drivers == ("virtio_blk", "virtio_pci")
+
+    def test_a_kernel_that_is_not_installed_has_nothing(self, root: Path) -> None:
+        found = collect.kernel_facts("6.1", root)
+        assert (found.image_exists, found.initrd_exists) == (False, False)
+        assert "nd_pmem" in found.missing_drivers
+        assert "kvm_amd" in found.missing_drivers
+
+
+class TestSignature:
+    @staticmethod
+    def image(size_of_table: int) -> bytes:
+        head = bytearray(512)
+        head[:2], head[0x3C:0x40], head[0x80:0x84] = b"MZ", (0x80).to_bytes(4, "little"), b"PE\0\0"
+        head[0x98:0x9A] = b"\x0b\x02"
+        table = 0x98 + 112 + 4 * 8
+        head[table + 4 : table + 8] = size_of_table.to_bytes(4, "little")
+        return bytes(head)
+
+    @pytest.mark.parametrize(("size", "signed"), [(0, False), (1480, True)])
+    def test_a_certificate_table_makes_it_signed(self, tmp_path: Path, size: int, signed: bool) -> None:
+        write(tmp_path, "vmlinuz", self.image(size))
+        assert collect.image_signed(tmp_path / "vmlinuz") is signed
+
+    def test_anything_else_is_unknown(self, tmp_path: Path) -> None:
+        write(tmp_path, "vmlinuz", "ELF")
+        assert collect.image_signed(tmp_path / "vmlinuz") is None
+        assert collect.image_signed(tmp_path / "absent") is None
+
+
+class TestVms:
+    XML = "<domain type='kvm' id='3'><name>db1</name><uuid>u-1</uuid><memory unit='MiB'>64</memory><devices/></domain>"
+
+    class Domain:
+        """A running VM as the door to libvirt shows it."""
+
+        def __init__(self, xml: str) -> None:
+            self.text, self.name, self.uuid, self.id = xml, "db1", "u-1", 3
+
+        def state(self) -> str:
+            return "running"
+
+        def persistent(self) -> bool:
+            return True
+
+        autostart = persistent
+
+        def xml(self) -> str:
+            return self.text
+
+        stored_xml = xml
+
+        def job(self) -> str:
+            return ""
+
+        def block_jobs(self, _targets: object) -> tuple[str, ...]:
+            return ()
+
+    @pytest.fixture
+    def hypervisor(self) -> Any:
+        class Hypervisor:
+            def domains(self) -> list[Any]:
+                return [TestVms.Domain(TestVms.XML)]
+
+        return Hypervisor()
+
+    def test_a_running_vm_with_its_ram_in_the_pool(
+        self, tmp_path: Path, hypervisor: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def answer(_domain: object, command: str, **arguments: object) -> object:
+            return {
+                "query-migrate": {"blocked-reasons": ["a device"]},
+                "query-version": {"qemu": {"major": 10, "minor": 0, "micro": 13}},
+                "x-query-virtio": [{"name": "virtio-blk", "path": "/disk"}, {"name": "virtio-rng", "path": "/rng"}],
+                "x-query-virtio-queue-status": {"vring-num": 1024},
+                "qom-get": 256,
+            }[command]
+
+        monkeypatch.setattr(collect.monitor, "execute", answer)
+        write(tmp_path, "libvirt/qemu/3-db1/pc.ram", "")
+        (vm,) = collect.vm_facts(hypervisor, Config(PoolConfig("fsdax", "", tmp_path, ())))
+        assert (vm.ram_files_present, vm.migration_blockers) == (("pc.ram",), ("a device",))
+        assert (vm.qemu_version, vm.oversized_queues) == ("10.0.13", ("virtio-blk (1024, not 256)",))
+
+    def test_a_qemu_that_does_not_answer_blocks_in_its_own_words(
+        self, hypervisor: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def silent(*_arguments: object) -> None:
+            raise VmError("the monitor is gone")
+
+        monkeypatch.setattr(collect.monitor, "execute", silent)
+        (vm,) = collect.vm_facts(hypervisor, Config())
+        assert "the monitor is gone" in vm.migration_blockers[0]
+
+
+def test_units_count_as_enabled_only_together(tmp_path: Path) -> None:
+    assert not installation.enabled(tmp_path)
+    for unit in installation.ENABLED:
+        assert not installation.enabled(tmp_path)
+        write(tmp_path, f"multi-user.target.wants/{unit}", "")
+    assert installation.enabled(tmp_path)
+
+
+def test_a_damaged_journal_is_a_fact_and_no_failure(tmp_path: Path) -> None:
+    write(tmp_path, "journal.jsonl", "0000 {}\n")
+    is_open, generation, error = collect._journal(tmp_path)
+    assert (is_open, generation) == (True, "")
+    assert "damaged" in error

@@ -1,0 +1,384 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules: check mode and diff tell the truth, a second run changes nothing, refusals touch nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils import basic
+from ansible.module_utils.testing import patch_module_args
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    collect,
+    config,
+    domain_ram,
+    facts,
+    grub,
+    installation,
+    packing,
+    qemu_conf,
+    reservation,
+)
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain_ram import Backing
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, CommandFailed, HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import PoolWish
+from ansible_collections.holdfast.kvm.plugins.modules import agent, pool, preflight, vm_info
+
+GIB = 1 << 30
+FIRMWARE = (
+    facts.Region(0x100000, 3 * GIB - 0x100000),
+    facts.Region(4 * GIB, 8 * GIB),
+)
+QEMU_CONF = '# libvirt\'s own words\n#memory_backing_dir = "/var/lib/libvirt/qemu/ram"\n'
+XML = "<domain type='kvm'><name>{0}</name><uuid>{0}</uuid><memory unit='MiB'>64</memory>{1}<devices/></domain>"
+
+
+class Ended(Exception):
+    """A module printed its result and left."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__(result)
+        self.result = result
+
+
+@pytest.fixture(autouse=True)
+def _modules_end_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exit_json(_module: object, **result: Any) -> None:
+        raise Ended(result)
+
+    def fail_json(_module: object, msg: str, **result: Any) -> None:
+        raise Ended({"failed": True, "msg": msg, **result})
+
+    monkeypatch.setattr(basic.AnsibleModule, "exit_json", exit_json)
+    monkeypatch.setattr(basic.AnsibleModule, "fail_json", fail_json)
+
+
+def run(module: Any, *, check: bool = False, **options: Any) -> dict[str, Any]:
+    with patch_module_args({**options, "_ansible_check_mode": check}), pytest.raises(Ended) as ended:
+        module.main()
+    json.dumps(ended.value.result)  # it must be fit to be printed
+    return ended.value.result
+
+
+class Host:
+    """The three files of a reservation in a folder, and a running kernel without one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cmdline = "root=/dev/vda1 ro"
+        self.suspended = False
+        self.commands: list[str] = []
+        (folder / "qemu.conf").write_text(QEMU_CONF)
+        (folder / "grub.cfg").write_text("")
+
+    def update_grub(self, argv: list[str], **_more: object) -> str:
+        self.commands.append(" ".join(argv))
+        arguments = " ".join(grub.arguments_of(grub.installed_text(grub.PATH)))
+        (self.folder / "grub.cfg").write_text(f"\tlinux\t/boot/vmlinuz ro {arguments}\n")
+        return ""
+
+    def contents(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in self.folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    found = Host(tmp_path)
+    monkeypatch.setattr(qemu_conf, "PATH", tmp_path / "qemu.conf")
+    monkeypatch.setattr(config, "CONFIG", tmp_path / "agent.json")
+    monkeypatch.setattr(config.load, "__defaults__", (tmp_path / "agent.json",))
+    monkeypatch.setattr(grub, "PATH", tmp_path / "holdfast.cfg")
+    monkeypatch.setattr(grub.installed_text, "__defaults__", (tmp_path / "holdfast.cfg",))
+    monkeypatch.setattr(grub.install, "__defaults__", (tmp_path / "holdfast.cfg", tmp_path / "grub.cfg"))
+    monkeypatch.setattr(grub.command, "run", found.update_grub)
+    monkeypatch.setattr(reservation, "holds_suspended", lambda _state_dir: found.suspended)
+    monkeypatch.setattr(collect, "firmware_map", lambda: FIRMWARE)
+    monkeypatch.setattr(collect.kexec, "running_cmdline", lambda: found.cmdline)
+    # Keep the state directory inside the folder, too.
+    monkeypatch.setattr(config.Config.__init__, "__defaults__", (None, tmp_path / "state"))
+    return found
+
+
+ONE = {"regions": [{"size": "1G"}]}
+
+
+class TestPool:
+    def test_it_is_reserved_once(self, host: Host) -> None:
+        first = run(pool, **ONE)
+        assert first["changed"]
+        assert first["argument"] == "memmap=0x40000000!0x100000000 nokaslr"
+        assert first["reboot_required"]
+        assert host.commands == ["update-grub"]
+        second = run(pool, **ONE)
+        assert (second["changed"], second["diff"], second["reboot_required"]) == (False, [], True)
+        assert host.commands == ["update-grub"]
+
+    def test_a_check_tells_what_the_run_does_and_does_nothing(self, host: Host) -> None:
+        before = host.contents()
+        promised = run(pool, check=True, **ONE)
+        assert host.contents() == before
+        assert host.commands == []
+        done = run(pool, **ONE)
+        assert done["diff"] == promised["diff"]
+        for entry in done["diff"]:
+            assert Path(entry["after_header"]).read_text() == entry["after"]
+
+    def test_no_reboot_is_needed_once_the_kernel_keeps_it(self, host: Host) -> None:
+        run(pool, **ONE)
+        host.cmdline = "ro memmap=0x40000000!0x100000000 nokaslr"
+        assert not run(pool, **ONE)["reboot_required"]
+
+    def test_removal_leaves_the_files_as_they_were(self, host: Host) -> None:
+        before = (host.folder / "qemu.conf").read_text()
+        run(pool, **ONE)
+        host.cmdline = "ro memmap=0x40000000!0x100000000 nokaslr"
+        gone = run(pool, state="absent")
+        assert (gone["changed"], gone["reboot_required"], gone["regions"]) == (True, True, [])
+        assert (host.folder / "qemu.conf").read_text() == before
+        assert not (host.folder / "agent.json").exists()
+        assert not (host.folder / "holdfast.cfg").exists()
+        assert not run(pool, state="absent")["changed"]
+
+    def test_nothing_changes_while_a_vm_is_suspended(self, host: Host) -> None:
+        run(pool, **ONE)
+        before = host.contents()
+        host.suspended = True
+        assert not run(pool, **ONE)["changed"]
+        for change in ({"regions": [{"size": "2G"}]}, {"state": "absent"}):
+            refused = run(pool, **change)
+            assert refused["refused"]
+            assert "suspended VM" in refused["msg"]
+        assert host.contents() == before
+
+    def test_a_pool_in_use_is_not_given_back(self, host: Host) -> None:
+        run(pool, **ONE)
+        (host.folder / "state/pool/libvirt/qemu/3-db1").mkdir(parents=True)
+        refused = run(pool, state="absent")
+        assert refused["refused"]
+        assert "3-db1" in refused["msg"]
+
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [
+            ({"regions": [{"size": "3M"}]}, "multiple of 2 MiB"),
+            ({"regions": [{"size": "much"}]}, "not a size"),
+            ({"regions": [{"size": "900G"}]}, "does not fit"),
+            ({"regions": [{"size": "1G", "node": 5}]}, "node 5"),
+            ({"regions": [{"size": "1G", "start": "0x1000"}]}, "cannot be at"),
+            ({"regions": [{"size": "1G", "start": "somewhere"}]}, "not a size"),
+            ({"regions": [{"size": "1G"}, {"size": "1G"}]}, "one region, not 2"),
+            ({"regions": [{"size": "1G"}], "host_reserve": "64G"}, "leaves the host"),
+            ({}, "no size"),
+        ],
+    )
+    def test_what_cannot_work_is_refused_with_the_reason(self, host: Host, options: Any, word: str) -> None:
+        before = host.contents()
+        result = run(pool, **options)
+        assert result["failed"]
+        assert word in result["msg"]
+        assert host.contents() == before
+        assert host.commands == []
+
+    def test_a_host_without_libvirt_is_no_hypervisor(self, host: Host) -> None:
+        (host.folder / "qemu.conf").unlink()
+        assert "no hypervisor" in run(pool, **ONE)["msg"]
+
+    def test_a_pool_that_fits_stays_where_it_is(self, host: Host) -> None:
+        run(pool, regions=[{"size": "1G", "start": "5G"}])
+        assert run(pool, **ONE)["regions"][0]["start"] == 5 * GIB
+
+    def test_the_boot_loader_comes_last_and_a_failure_leaves_it_alone(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(argv: list[str], **_more: object) -> str:
+            raise CommandFailed("update-grub is not installed on this host")
+
+        monkeypatch.setattr(grub.command, "run", fail)
+        assert "update-grub" in run(pool, **ONE)["msg"]
+        assert not (host.folder / "holdfast.cfg").exists()
+
+
+def test_somebody_elses_memory_backing_dir_is_not_overwritten() -> None:
+    with pytest.raises(HoldfastError, match="already sets memory_backing_dir"):
+        qemu_conf.with_memory_backing_dir('memory_backing_dir = "/mnt"\n', "/var/lib/holdfast/pool")
+
+
+@pytest.mark.parametrize("text", ["", "a = 1", "a = 1\n"])
+def test_our_block_comes_and_goes(text: str) -> None:
+    once = qemu_conf.with_memory_backing_dir(text, "/pool")
+    assert qemu_conf.memory_backing_dir(once) == "/pool"
+    assert qemu_conf.with_memory_backing_dir(once, "/pool") == once
+    assert qemu_conf.with_memory_backing_dir(once, None).rstrip("\n") == text.rstrip("\n")
+
+
+def test_the_configuration_reads_what_it_wrote(tmp_path: Path) -> None:
+    pool_config = config.PoolConfig("fsdax", "/dev/pmem1", Path("/p"), (facts.Region(4 * GIB, GIB, node=1),))
+    written = config.Config(pool_config, Path("/state"))
+    (tmp_path / "agent.json").write_text(config.text_of(written))
+    assert config.load(tmp_path / "agent.json") == written
+
+
+class TestAgent:
+    @pytest.fixture
+    def installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+        commands: list[list[str]] = []
+        units = tmp_path / "system"
+
+        def systemctl(argv: list[str], **_more: object) -> str:
+            commands.append(argv)
+            wants = units / "multi-user.target.wants"
+            wants.mkdir(parents=True, exist_ok=True)
+            for unit in installation.ENABLED:
+                (wants / unit).touch() if "enable" in argv else (wants / unit).unlink(missing_ok=True)
+            return ""
+
+        files = tuple(
+            installation.HostFile(tmp_path / file.path.relative_to("/etc"), file.text, file.mode)
+            for file in installation.FILES
+        )
+        monkeypatch.setattr(installation, "FILES", files)
+        monkeypatch.setattr(installation, "run", systemctl)
+        monkeypatch.setattr(installation, "UNITS", tmp_path / "systemd/system")
+        monkeypatch.setattr(installation.enabled, "__defaults__", (units,))
+        monkeypatch.setattr(packing, "PATH", tmp_path / "sbin/holdfast-agent")
+        return commands
+
+    def test_it_comes_once_and_goes_without_a_trace(self, installed: list[list[str]], tmp_path: Path) -> None:
+        promised = run(agent, check=True)
+        assert promised["changed"]
+        assert installed == []
+        first = run(agent)
+        assert (first["changed"], first["diff"]) == (True, promised["diff"])
+        assert first["version"] == packing.packed_version(str(packing.PATH))
+        assert packing.PATH.stat().st_mode & 0o7777 == 0o755
+        assert not run(agent)["changed"]
+        assert run(agent, state="absent")["changed"]
+        assert [path for path in tmp_path.rglob("*holdfast*") if path.is_file()] == []
+        assert not run(agent, state="absent")["changed"]
+
+    @pytest.mark.parametrize("spoil", ["sbin/holdfast-agent", "libvirt/hooks/qemu.d/holdfast"])
+    def test_what_somebody_changed_is_put_right(self, installed: list[list[str]], tmp_path: Path, spoil: str) -> None:
+        run(agent)
+        (tmp_path / spoil).write_text("#!/bin/sh\n")
+        assert run(agent, check=True)["changed"]
+        assert run(agent)["changed"]
+        assert not run(agent)["changed"]
+
+    def test_a_disabled_unit_is_enabled_again(self, installed: list[list[str]], tmp_path: Path) -> None:
+        run(agent)
+        (tmp_path / "system/multi-user.target.wants/holdfast-pool.service").unlink()
+        assert run(agent)["changed"]
+        assert not run(agent)["changed"]
+
+    def test_a_pool_in_use_stops_the_removal(self, installed: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+        run(agent)
+
+        def busy(argv: list[str], **_more: object) -> str:
+            raise CommandFailed("systemctl disable ended with 1: target is busy")
+
+        monkeypatch.setattr(installation, "run", busy)
+        assert "busy" in run(agent, state="absent")["msg"]
+        assert packing.PATH.exists()
+
+
+class Hypervisor:
+    """VMs by name with their stored definitions."""
+
+    def __init__(self, **definitions: str) -> None:
+        self.definitions = {name: XML.format(name, rest) for name, rest in definitions.items()}
+
+    def domain(self, uuid: str) -> Any:
+        outer = self
+
+        class Domain:
+            def stored_xml(self) -> str:
+                return outer.definitions[uuid]
+
+        return Domain()
+
+    def define(self, xml: str) -> None:
+        name = xml.partition("<name>")[2].partition("</name>")[0]
+        self.definitions[name] = xml
+
+
+def running(name: str, *present: str) -> facts.VmFacts:
+    return facts.VmFacts(name=name, uuid=name, state="running", ram_files_present=present)
+
+
+class TestDomainRam:
+    def plan(self, host: Hypervisor, names: list[str], backing: Backing, *vms: facts.VmFacts) -> list[Any]:
+        return domain_ram.plan(host, vms, names, backing)  # type: ignore[arg-type]
+
+    def test_there_and_back_again(self) -> None:
+        host, vm = Hypervisor(db1=""), running("db1")
+        before = dict(host.definitions)
+        (there,) = self.plan(host, ["all"], Backing.POOL, vm)
+        assert (there.changed, there.restart_needed) == (True, True)
+        domain_ram.put(host, [there])  # type: ignore[arg-type]
+        (again,) = self.plan(host, ["db1"], Backing.POOL, running("db1", "pc.ram"))
+        assert (again.changed, again.restart_needed) == (False, False)
+        (back,) = self.plan(host, ["all"], Backing.ORIGINAL, running("db1", "pc.ram"))
+        assert (back.changed, back.restart_needed) == (True, True)
+        domain_ram.put(host, [back])  # type: ignore[arg-type]
+        assert host.definitions == before
+
+    def test_one_that_cannot_be_converted_does_not_stop_the_others(self) -> None:
+        host = Hypervisor(big="<memoryBacking><hugepages/></memoryBacking>", db1="")
+        found = self.plan(host, ["all"], Backing.POOL, running("big"), running("db1"))
+        assert [(one.name, one.changed, "hugepages" in one.refusal) for one in found] == [
+            ("big", False, True),
+            ("db1", True, False),
+        ]
+
+    def test_an_unknown_name_is_named_with_those_that_exist(self) -> None:
+        with pytest.raises(BadInput, match=r"no VM called dbl.*VMs here: db1"):
+            self.plan(Hypervisor(db1=""), ["dbl"], Backing.POOL, running("db1"))
+
+
+def test_a_wish_is_granted_by_the_pool_that_is_there() -> None:
+    present = config.Config(config.PoolConfig("fsdax", "/dev/pmem0", Path("/p"), (facts.Region(6 * GIB, GIB),)))
+    same = reservation.wanted_config(present, FIRMWARE, reservation.Wish((PoolWish(GIB),)))
+    assert same.pool is not None
+    assert same.pool.regions == (facts.Region(6 * GIB, GIB),)
+    other = reservation.wanted_config(present, FIRMWARE, reservation.Wish((PoolWish(2 * GIB),)))
+    assert other.pool is not None
+    assert other.pool.regions[0].size == 2 * GIB
+
+
+@pytest.mark.parametrize(
+    ("vm", "words"),
+    [
+        (facts.VmFacts("a", "u", "running", ram_files_present=("pc.ram",)), "RAM in the pool"),
+        (facts.VmFacts("a", "u", "running"), "RAM not in the pool"),
+        (facts.VmFacts("a", "u", definition_converted=True), "RAM in the pool at its next start"),
+        (facts.VmFacts("a", "u"), "not converted"),
+    ],
+)
+def test_status_says_where_the_ram_is(vm: facts.VmFacts, words: str) -> None:
+    assert vm_info.summary(vm).endswith(words)
+
+
+def test_preflight_fails_once_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Connection:
+        def __enter__(self) -> object:
+            return object()
+
+        def __exit__(self, *_error: object) -> None:
+            return None
+
+    monkeypatch.setattr(preflight.collect, "host_facts", lambda _config: facts.HostFacts(hostname="hv1", kernel="6.12"))
+    monkeypatch.setattr(preflight.collect, "vm_facts", lambda *_a: (running("db1"),))
+    monkeypatch.setattr(preflight, "connect", Connection)
+    result = run(preflight)
+    assert result["failed"]
+    assert result["refused"]
+    assert len(result["blockers"]) > 2
+    for blocker in result["blockers"]:
+        assert blocker["message"] in result["msg"]
+        assert blocker["remedy"] in result["msg"]
+    assert {"", "db1"} <= {blocker["vm"] for blocker in result["blockers"]}
