@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Bench, names, report_host
+from rack import Rack, names, report_host
 
 from holdfast.lab import scene
 from holdfast.lab.guests.definitions import GUESTS
@@ -22,36 +22,44 @@ BOOT_LIMIT_S = 60.0
 LARGEST_STATE_BYTES = 8 << 20
 # The host's clock restarts from a battery clock that counts whole seconds.
 CLOCK_TOLERANCE_S = 3.0
+# kexec as it is, but for the jump itself.
+REFUSE_THE_JUMP = """
+cp /usr/sbin/kexec /run/kexec.real
+printf '%s\\n' '#!/bin/sh' 'case " $* " in *" -e "*) echo refused >&2; exit 1 ;; esac' \
+    'exec /run/kexec.real "$@"' > /run/kexec
+chmod 755 /run/kexec
+mount --bind /run/kexec /usr/sbin/kexec
+"""
 ALL = {guest.name for guest in GUESTS}
 
 
-def test_the_hypervisor_is_usable_within_a_minute(bench: Bench) -> None:
-    print(f"usable after {bench.boot_s:.1f} s")
-    assert bench.boot_s <= BOOT_LIMIT_S
+def test_the_hypervisor_is_usable_within_a_minute(rack: Rack) -> None:
+    print(f"usable after {rack.boot_s:.1f} s")
+    assert rack.boot_s <= BOOT_LIMIT_S
 
 
-def test_an_unprepared_host_is_refused_with_every_reason(bench: Bench) -> None:
-    done = bench.run("holdfast", "upgrade", "-i", str(bench.inventory), "-e", "stage_packages=[]")
+def test_an_unprepared_host_is_refused_with_every_reason(rack: Rack) -> None:
+    done = rack.run("holdfast", "upgrade", "-i", str(rack.inventory), "-e", '{"stage_packages": []}')
     assert done.status == 3
     assert "pool" in done.text
     assert "prepare" in done.text
 
 
-def test_prepare_says_what_it_would_do_and_does_nothing(bench: Bench) -> None:
-    before = bench.on_host("cat /etc/default/grub.d/* /etc/libvirt/qemu.conf /boot/grub/grub.cfg | sha256sum")
-    done = bench.playbook("prepare", "--check", "--diff")
+def test_prepare_says_what_it_would_do_and_does_nothing(rack: Rack) -> None:
+    before = rack.on_host("cat /etc/default/grub.d/* /etc/libvirt/qemu.conf /boot/grub/grub.cfg | sha256sum")
+    done = rack.playbook("prepare", "--check", "--diff")
     assert done.status == 0
     assert "+GRUB_CMDLINE_LINUX" in done.text
-    assert bench.on_host("cat /etc/default/grub.d/* /etc/libvirt/qemu.conf /boot/grub/grub.cfg | sha256sum") == before
+    assert rack.on_host("cat /etc/default/grub.d/* /etc/libvirt/qemu.conf /boot/grub/grub.cfg | sha256sum") == before
 
 
-def test_prepare_is_idempotent(prepared: Bench) -> None:
+def test_prepare_is_idempotent(prepared: Rack) -> None:
     done = prepared.playbook("prepare")
     assert done.status == 0
     assert "changed=0" in done.text
 
 
-def test_a_policy_for_a_vm_that_does_not_exist_touches_nothing(watch: scene.Watch, prepared: Bench) -> None:
+def test_a_policy_for_a_vm_that_does_not_exist_touches_nothing(watch: scene.Watch, prepared: Rack) -> None:
     rules = '{"holdfast_policy": [{"match": {"name": "db7"}, "priority": 90}], "stage_packages": []}'
     done = prepared.run("holdfast", "upgrade", "-i", str(prepared.inventory), "-e", rules)
     assert done.status in (2, 3)
@@ -60,7 +68,7 @@ def test_a_policy_for_a_vm_that_does_not_exist_touches_nothing(watch: scene.Watc
 
 
 def test_kernel_and_qemu_change_and_every_guest_carries_on(
-    watch: scene.Watch, prepared: Bench, tmp_path_factory: pytest.TempPathFactory
+    watch: scene.Watch, prepared: Rack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     out = Path(tmp_path_factory.mktemp("report"))
     done = prepared.playbook("upgrade", "-e", f"report_dest={out}")
@@ -87,23 +95,39 @@ def test_kernel_and_qemu_change_and_every_guest_carries_on(
         assert abs(vm["pause_s"] - seen) < CLOCK_TOLERANCE_S + 0.1 * seen
 
 
-def test_the_more_important_vm_pauses_later_and_resumes_no_later(watch: scene.Watch, prepared: Bench) -> None:
+def test_the_more_important_vm_pauses_later_and_resumes_no_later(watch: scene.Watch, prepared: Rack) -> None:
     order = sorted(prepared.journal()["vms"], key=lambda vm: vm["paused_at"])
     assert order[0]["name"] == "tick1"
     assert order[-1]["name"] == "db1"
 
 
-def test_a_second_upgrade_finds_nothing_to_do(watch: scene.Watch, prepared: Bench) -> None:
+def test_a_second_upgrade_finds_nothing_to_do(watch: scene.Watch, prepared: Rack) -> None:
     generation = prepared.journal()["generation"]
-    done = prepared.playbook("upgrade", "-e", "stage_packages=[]")
+    done = prepared.playbook("upgrade", "-e", '{"stage_packages": []}')
     assert done.status == 0
     assert prepared.journal()["generation"] == generation
 
 
-def test_back_to_the_older_kernel_and_forward_again(watch: scene.Watch, prepared: Bench) -> None:
+def test_a_jump_that_is_refused_leaves_every_guest_running(watch: scene.Watch, prepared: Rack) -> None:
+    """Everything is suspended, then kexec fails: the guests go on under the kernel they had, at once."""
+    boot_id = prepared.on_host("cat /proc/sys/kernel/random/boot_id")
+    old = prepared.on_host("ls /boot/vmlinuz-* | sort -V | sed 's/.*vmlinuz-//' | head -1").strip()
+    prepared.on_host(REFUSE_THE_JUMP)
+    done = prepared.run("holdfast", "upgrade", "-i", str(prepared.inventory), *_kernel(old))
+    prepared.on_host("umount /usr/sbin/kexec")
+    assert done.status == 2
+    journal = prepared.journal()
+    assert journal["state"] == "aborted"
+    assert "kexec" in journal["reason"]
+    assert {vm["state"] for vm in journal["vms"]} == {"resumed"}
+    assert prepared.on_host("cat /proc/sys/kernel/random/boot_id") == boot_id
+    _unharmed(watch)
+
+
+def test_back_to_the_older_kernel_and_forward_again(watch: scene.Watch, prepared: Rack) -> None:
     old, new = prepared.on_host("ls /boot/vmlinuz-* | sort -V | sed 's/.*vmlinuz-//'").split()
     for release in (old, new):
-        done = prepared.playbook("upgrade", "-e", "stage_packages=[]", "-e", f"stage_kernel={release}")
+        done = prepared.playbook("upgrade", *_kernel(release))
         assert done.status == 0
         assert prepared.on_host("uname -r").strip() == release
         _unharmed(watch)
@@ -115,7 +139,7 @@ def test_connections_and_data_survived_all_of_it(watch: scene.Watch) -> None:
         print(f"{guest.name}: longest silence {watch.pause_s(guest.name):.1f} s")
 
 
-def test_a_restored_guest_is_an_ordinary_guest(watch: scene.Watch, prepared: Bench) -> None:
+def test_a_restored_guest_is_an_ordinary_guest(watch: scene.Watch, prepared: Rack) -> None:
     """Saved and restored, then shut down and started, by plain virsh."""
     before = watch.after["tick1"].boot_id
     state = "/var/lib/libvirt/images/tick1.save"
@@ -126,7 +150,7 @@ def test_a_restored_guest_is_an_ordinary_guest(watch: scene.Watch, prepared: Ben
     assert witness.wait(scene.GUEST_LIMIT_S)["boot_id"] != before
 
 
-def test_the_pool_is_not_promised_twice(watch: scene.Watch, prepared: Bench) -> None:
+def test_the_pool_is_not_promised_twice(watch: scene.Watch, prepared: Rack) -> None:
     """A VM that does not fit is refused at its start, by name, instead of running out of RAM later."""
     script = (
         "virsh dumpxml --inactive tick1 | sed -e 's/<name>tick1</<name>toobig</' -e '/<uuid>/d' -e '/mac address/d'"
@@ -135,6 +159,11 @@ def test_the_pool_is_not_promised_twice(watch: scene.Watch, prepared: Bench) -> 
         "virsh -q create /tmp/toobig.xml 2>&1 || true\n"
     )
     assert "the pool has" in prepared.on_host(script)
+
+
+def _kernel(release: str) -> tuple[str, ...]:
+    """Extra variables for an upgrade to an installed kernel, without a look at packages."""
+    return ("-e", f'{{"stage_packages": [], "stage_kernel": "{release}"}}')
 
 
 def _unharmed(watch: scene.Watch) -> None:

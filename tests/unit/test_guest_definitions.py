@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from holdfast.lab.guests.definitions import (
     GUESTS,
+    UEFI_GUEST,
     Firmware,
     GuestSpec,
     Machine,
@@ -29,22 +30,25 @@ def domain(guest: GuestSpec) -> ET.Element:
     return ET.fromstring(domain_xml(guest))
 
 
+EVERY = (*GUESTS, UEFI_GUEST)
+
+
 def cmdline(guest: GuestSpec) -> str:
     return domain(guest).findtext("os/cmdline") or ""
 
 
 def test_default_guests_cover_machines_firmware_cpu_models_and_sizes() -> None:
-    domains = [domain(guest) for guest in GUESTS]
+    domains = [domain(guest) for guest in EVERY]
     assert {each.find("os/type").get("machine") for each in domains} == {"q35", "pc"}
     assert {each.find("cpu").get("mode") for each in domains} == {"host-model", "host-passthrough"}
     assert [each.find("os").get("firmware") for each in domains].count("efi") == 1
-    assert len({each.findtext("memory") for each in domains}) == len(GUESTS)
-    assert len({guest.priority for guest in GUESTS}) == len(GUESTS)
+    assert len({each.findtext("memory") for each in domains}) == len(EVERY)
+    assert len({guest.priority for guest in EVERY}) == len(EVERY)
 
 
 @pytest.mark.parametrize("key", ["name", "ip", "mac", "uuid", "disk", "console"])
 def test_no_two_guests_share(key: str) -> None:
-    assert len({getattr(guest, key) for guest in GUESTS}) == len(GUESTS)
+    assert len({getattr(guest, key) for guest in EVERY}) == len(EVERY)
 
 
 def test_identity_is_the_same_in_every_run() -> None:
@@ -80,7 +84,7 @@ def test_the_witness_understands_the_kernel_arguments() -> None:
 
 
 def test_forwards_name_every_service_of_every_guest() -> None:
-    assert {each.name: (each.address, each.port) for each in forwards()} == {
+    assert {each.name: (each.address, each.port) for each in forwards(EVERY)} == {
         "db1.witness": ("10.0.2.50", 7000),
         "db1.redis": ("10.0.2.50", 6379),
         "tick1.witness": ("10.0.2.51", 7000),

@@ -34,6 +34,7 @@ POOL = PoolFacts(
     mount_point="/var/lib/holdfast/pool",
     mounted=True,
     dax=True,
+    free_bytes=GIB,
 )
 QEMU = QemuFacts((10, 0, 13), "/usr/bin/qemu-system-x86_64", ("pc-q35-10.0", "pc-i440fx-10.0"))
 HOST = HostFacts(
@@ -105,6 +106,7 @@ def test_a_prepared_host_passes_without_a_word() -> None:
         (replace(HOST, lockdown="integrity", image_signed=False), "kernel-unsigned"),
         (replace(HOST, pool=PoolFacts()), "pool-missing"),
         (replace(HOST, pool=replace(POOL, mounted=False)), "pool-not-mounted"),
+        (replace(HOST, pool=replace(POOL, free_bytes=MIB)), "pool-full"),
         (replace(HOST, pool=replace(POOL, dax=False)), "pool-without-dax"),
         (replace(HOST, pool=replace(POOL, regions=(*POOL.regions, Region(6 * GIB, GIB)))), "pool-several-regions"),
         (replace(HOST, pool=replace(POOL, regions=(Region(7 * GIB, 2 * GIB),))), "pool-misplaced"),
@@ -116,7 +118,7 @@ def test_a_prepared_host_passes_without_a_word() -> None:
         (replace(HOST, journal_error="line 3: checksum"), "journal-damaged"),
         (replace(HOST, journal_open=True, journal_generation="g-20260101T000000-000000"), "journal-open"),
         (replace(HOST, state_dir_writable=False), "state-dir-read-only"),
-        (replace(HOST, state_dir_free_bytes=95 * MIB), "state-dir-full"),
+        (replace(HOST, state_dir_free_bytes=63 * MIB), "state-dir-full"),
         (replace(HOST, state_dir="/run/holdfast"), "state-dir-volatile"),
         (replace(HOST, mem_available_bytes=100 * MIB), "host-memory-low"),
     ],

@@ -29,7 +29,7 @@ TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
     "jumping": (("suspended",), "jumping"),
     "arrived": (("jumping",), "arrived"),
     "attached": (("arrived",), "attached"),
-    "restoring": (("attached", "suspending", "suspended", "jumping", "restoring"), "restoring"),
+    "restoring": (("attached", "suspending", "suspended", "jumping", "restoring", "failed"), "restoring"),
     "restored": (("restoring",), "restored"),
     "aborted": (("staged", "suspending", "suspended", "jumping", "restoring"), "aborted"),
     "failed": (("staged", "suspending", "suspended", "jumping", "arrived", "attached", "restoring"), "failed"),

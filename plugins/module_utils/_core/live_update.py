@@ -17,7 +17,7 @@ from .cmdline import check_next, generation_of, next_command_line
 from .config import Config
 from .errors import HoldfastError, JournalError, Refused, VmError
 from .hypervisor import Hypervisor, connect
-from .journal import Journal, open_journal
+from .journal import HELD, Journal, open_journal
 from .pool import Content, Pool, open_pool
 from .request import Request
 from .restore import restore
@@ -42,12 +42,12 @@ def live_update(config: Config) -> None:
 
 
 def restore_all(config: Config) -> None:
-    """After the jump: bring every suspended VM back, in the order of priority.
+    """After the jump: bring every suspended VM back, in the order of priority. Once more for those that failed.
 
     Raises HoldfastError when the generation does not agree, or VMs could not be restored; those are kept.
     """
     journal = open_journal(config.state_dir)
-    if journal.state not in ("attached", "restoring"):
+    if journal.state not in ("attached", "restoring", "failed"):
         return
     _check_generation(config, journal)
     wanted = requests.read(config.state_dir)
@@ -157,7 +157,7 @@ def _unpause_or_note(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any
 def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:
     journal.record("restoring")
     with _phase(journal, "restore"):
-        waiting = [vm for vm in journal.vms if vm["state"] == "suspended"]
+        waiting = [vm for vm in journal.vms if vm["state"] in HELD]
         order = [vm["uuid"] for vm in sorted(waiting, key=lambda vm: -vm["priority"])]
         failures = lanes.in_order(
             lambda uuid: restore(hypervisor, pool, journal, uuid, wanted.deadline_s), order, wanted.parallel

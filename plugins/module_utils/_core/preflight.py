@@ -188,9 +188,21 @@ def _journal(case: _Case) -> Iterator[Blocker]:
         )
 
 
+def _pool_room(case: _Case) -> Iterator[Blocker]:
+    """Device states are kept in the pool, beside the RAM that they belong to."""
+    needed, pool = STATE_BYTES_PER_VM * len(case.vms), case.host.pool
+    if pool.mounted and pool.free_bytes < needed:
+        yield Blocker(
+            "pool-full",
+            f"the pool has {regions.size_text(pool.free_bytes)} free, the device state of {len(case.vms)} VMs may need"
+            f" {regions.size_text(needed)}",
+            "shut a VM down, or reserve a larger pool",
+        )
+
+
 def _state_dir(case: _Case) -> Iterator[Blocker]:
     host = case.host
-    needed = STATE_BYTES_SPARE + STATE_BYTES_PER_VM * len(case.vms)
+    needed = STATE_BYTES_SPARE
     if not host.state_dir_writable:
         yield Blocker(
             "state-dir-read-only",
@@ -200,8 +212,8 @@ def _state_dir(case: _Case) -> Iterator[Blocker]:
     elif host.state_dir_free_bytes < needed:
         yield Blocker(
             "state-dir-full",
-            f"{host.state_dir} has {regions.size_text(host.state_dir_free_bytes)} free, the state of "
-            f"{len(case.vms)} VMs may need {regions.size_text(needed)}",
+            f"{host.state_dir} has {regions.size_text(host.state_dir_free_bytes)} free, the journal "
+            f"may need {regions.size_text(needed)}",
             "free some space there",
         )
     if _volatile(host, host.state_dir):
@@ -597,6 +609,7 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _agent,
     _journal,
     _state_dir,
+    _pool_room,
     _host_memory,
 )
 VM_BLOCKERS: tuple[_VmCheck, ...] = (_state, _ram, _devices, _disks, _machine, _tsc, _queues)

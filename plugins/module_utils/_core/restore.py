@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from typing import Any, Dict
 
 from . import durable, integrity, monitor, permit, saveimage
@@ -33,12 +35,13 @@ def restore(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, dea
         monitor.load_state(domain, state_path(pool, uuid), image.stream_offset, deadline_s)
         monitor.copy_ram_again(domain)
     except Exception:
-        domain.destroy()
+        with suppress(VmError):  # a QEMU that refused its state has often ended by itself; its own words matter more
+            domain.destroy()
         raise
     _consume(pool, journal, uuid)
     if not record.get("was_paused"):
         domain.resume()
-    journal.record("vm_resumed", uuid=uuid, qemu=monitor.qemu_version(domain))
+    journal.record("vm_resumed", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(domain))
     pool.release(uuid)
 
 

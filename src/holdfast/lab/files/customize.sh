@@ -92,10 +92,6 @@ END
 echo qemu_fw_cfg > /etc/modules-load.d/lab.conf
 systemctl enable -q lab-identity
 
-# UEFI firmware ticks every 10 ms, which nested emulation cannot keep up with; a tick that arrives within a tick brings
-# the emulator down (see emulator_failed in hosts.py). Guests' own kernels do not use periodic timers.
-echo 'options kvm min_timer_period_us=100000' > /etc/modprobe.d/lab.conf
-
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key <<'END' || true
 y
 END

@@ -89,9 +89,10 @@ class GuestSpec:
 GUESTS = (
     GuestSpec("db1", "10.0.2.50", role=Role.DB, ram_mib=384, priority=80),
     GuestSpec("tick1", "10.0.2.51", ram_mib=192, machine=Machine.PC, priority=20),
-    # Not started together with the others: see emulator_failed in hosts.
-    GuestSpec("uefi1", "10.0.2.52", ram_mib=256, firmware=Firmware.UEFI, priority=50, autostart=False),
 )
+# Not among them: under nested emulation its firmware brings the emulator down (see emulator_failed in hosts), or the
+# hypervisor's kernel with a corrupted stack. It is for machines whose lab runs on KVM.
+UEFI_GUEST = GuestSpec("uefi1", "10.0.2.52", ram_mib=256, firmware=Firmware.UEFI, priority=50, autostart=False)
 
 
 def bench_guest(touched_mib: int, ip: str = "10.0.2.60") -> GuestSpec:

@@ -1,0 +1,85 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab as tests see it: run our programs as a person would, look at the host as an outsider can."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.lab import hosts
+from holdfast.lab.hosts import Host, Lab
+
+FOLDER = Path("build/test/lab").absolute()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a program of ours did: exit status, and everything it printed."""
+
+    status: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Rack:
+    """The lab as tests see it."""
+
+    folder: Path
+    boot_s: float
+
+    @property
+    def host(self) -> Host:
+        return Lab.load(self.folder).host("hv1")
+
+    @property
+    def inventory(self) -> Path:
+        return self.folder / "inventory/hosts.yml"
+
+    def run(self, *words: str, timeout_s: float = 1500) -> Run:
+        """Run one of the project's programs as a person would."""
+        program = Path(sys.executable).parent / words[0]
+        # A held connection of the same test run must not be inherited, nor its terminal.
+        done = subprocess.run(
+            [str(program), *words[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        )
+        print(f"$ {' '.join(words)}\n{done.stdout}", flush=True)
+        return Run(done.returncode, done.stdout)
+
+    def playbook(self, name: str, *extra: str) -> Run:
+        """Run one of the collection's playbooks with plain ansible-playbook."""
+        return self.run("ansible-playbook", "-i", str(self.inventory), f"holdfast.kvm.{name}", *extra)
+
+    def on_host(self, script: str) -> str:
+        """Run a shell script on the hypervisor."""
+        return hosts.on_host(self.host, script)
+
+    def journal(self) -> dict[str, Any]:
+        """The host's newest journal, as its agent prints it."""
+        view: dict[str, Any] = json.loads(self.on_host("holdfast-agent status --json"))
+        return view
+
+
+def report_host(folder: Path) -> dict[str, Any]:
+    """The only host in a report."""
+    (host,) = json.loads((folder / "report.json").read_text())["hosts"]
+    return dict(host)
+
+
+def names(entries: Sequence[dict[str, Any]]) -> set[str]:
+    """Names of the VMs in a report or a journal."""
+    return {entry["name"] for entry in entries}

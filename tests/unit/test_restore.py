@@ -1,0 +1,209 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nothing is restored that is not, to the bit that is looked at, what was saved; and nothing twice."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import integrity, lanes, monitor, restore, saveimage
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
+
+UUID = "11111111-2222-3333-4444-555555555555"
+XML = "<domain type='kvm'><name>db1</name><memory unit='KiB'>4096</memory></domain>"
+
+
+def save_image(xml: str = XML, *, compressed: int = 0, version: int = 2) -> bytes:
+    text = xml.encode() + b"\0"
+    return saveimage.MAGIC + struct.pack("=5I", version, len(text), 1, compressed, 0).ljust(76, b"\0") + text + b"QEVM"
+
+
+class Kept:
+    """A pool that keeps one VM in a plain directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "ram").mkdir()
+        (root / "ram/pc.ram").write_bytes(os.urandom(integrity.PAGE * 600))
+        (root / "state").write_bytes(save_image())
+
+    def vault_of(self, uuid: str) -> Path:
+        return self.root
+
+    def ram_of(self, uuid: str) -> tuple[Path, ...]:
+        return tuple(sorted((self.root / "ram").iterdir()))
+
+    def release(self, uuid: str) -> None:
+        (self.root / "released").touch()
+
+    def evidence(self) -> dict[str, Any]:
+        return {
+            "state_bytes": (self.root / "state").stat().st_size,
+            "state_sha256": integrity.sha256(self.root / "state"),
+            "ram_samples": {ram.name: integrity.ram_sample(ram, seed=UUID) for ram in self.ram_of(UUID)},
+        }
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Any:
+    return Kept(tmp_path)
+
+
+def record(pool: Any) -> dict[str, Any]:
+    return {"name": "db1", "uuid": UUID, **pool.evidence()}
+
+
+def test_what_was_saved_passes(pool: Any) -> None:
+    restore.verify(pool, record(pool))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda root: (root / "state").unlink(), "state file .* is missing"),
+        (lambda root: (root / "state").write_bytes(b"x"), "has 1 bytes"),
+        (lambda root: _flip(root / "state", 100), "does not match its checksum"),
+        (lambda root: (root / "ram/pc.ram").unlink(), "RAM pc.ram is missing"),
+        (lambda root: _flip(root / "ram/pc.ram", 0), "RAM pc.ram is not what was saved"),
+        (lambda root: os.truncate(root / "ram/pc.ram", 4096), "RAM pc.ram is not what was saved"),
+        (lambda root: _replace(root / "ram/pc.ram"), "RAM pc.ram is not what was saved"),
+    ],
+)
+def test_what_was_harmed_is_found(pool: Any, harm: Any, words: str) -> None:
+    expected = record(pool)
+    harm(pool.root)
+    with pytest.raises(VmError, match=words):
+        restore.verify(pool, expected)
+
+
+def _flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def _replace(path: Path) -> None:
+    """The same bytes in another file: somebody put a copy there."""
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    copy.rename(path)
+
+
+def test_a_save_image_is_taken_apart(tmp_path: Path) -> None:
+    (tmp_path / "state").write_bytes(save_image())
+    image = saveimage.read(tmp_path / "state")
+    assert image.xml == XML
+    assert (tmp_path / "state").read_bytes()[image.stream_offset :] == b"QEVM"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"QEVM", save_image()[:60], save_image()[:95], save_image(compressed=3), save_image(version=9)]
+)
+def test_anything_else_is_no_save_image(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "state").write_bytes(data)
+    with pytest.raises(VmError):
+        saveimage.read(tmp_path / "state")
+
+
+class FakeDomain:
+    name, uuid, id = "db1", UUID, 7
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+
+    def destroy(self) -> None:
+        self.calls.append("destroy")
+
+
+class FakeHypervisor:
+    def __init__(self, domain: FakeDomain) -> None:
+        self.domain = domain
+
+    def create_paused(self, name: str, xml: str) -> FakeDomain:
+        assert "defer" in xml
+        return self.domain
+
+
+@pytest.fixture
+def journal(tmp_path: Path, pool: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    state_dir = tmp_path / "state-dir"
+    state_dir.mkdir()
+    monkeypatch.setattr(restore.permit, "RUN_DIR", tmp_path / "run")
+    journal = open_journal(state_dir)
+    vm = {"name": "db1", "uuid": UUID, "priority": 50, "treatment": "in_place", "reason": ""}
+    journal.record("begin", generation="g", host="h", kernel={}, qemu="", boot_id="b", vms=[vm])
+    journal.record("suspending")
+    journal.record("vm_saved", uuid=UUID, ram_bytes=1, **pool.evidence())
+    journal.record("restoring")
+    return journal
+
+
+def test_the_saved_state_is_gone_before_the_guest_runs(
+    pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = FakeDomain()
+    order: list[str] = []
+    monkeypatch.setattr(monitor, "keep_ram_in_place", lambda _d: order.append("ignore-shared on"))
+    monkeypatch.setattr(monitor, "load_state", lambda *_a: order.append("load"))
+    monkeypatch.setattr(monitor, "copy_ram_again", lambda _d: order.append("ignore-shared off"))
+    monkeypatch.setattr(monitor, "qemu_version", lambda _d: "11.1.3")
+
+    def resume() -> None:
+        assert not (pool.root / "state").exists()
+        assert open_journal(journal.path.parent).vm(UUID)["state"] == "resuming"
+        order.append("resume")
+
+    monkeypatch.setattr(domain, "resume", resume)
+    restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10)  # type: ignore[arg-type]
+    assert order == ["ignore-shared on", "load", "ignore-shared off", "resume"]
+    assert journal.vm(UUID)["state"] == "resumed"
+    with pytest.raises(VmError):
+        restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10)  # type: ignore[arg-type]
+
+
+def test_a_state_that_qemu_refuses_is_kept(pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise VmError("QEMU refuses its state")
+
+    domain = FakeDomain()
+    monkeypatch.setattr(monitor, "keep_ram_in_place", lambda _d: None)
+    monkeypatch.setattr(monitor, "load_state", refuse)
+    with pytest.raises(VmError, match="refuses its state"):
+        restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10)  # type: ignore[arg-type]
+    assert domain.calls == ["destroy"]
+    assert (pool.root / "state").exists()
+    assert journal.vm(UUID)["state"] == "suspended"
+
+
+def test_one_failure_takes_no_other_along() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 2:
+            raise VmError("two")
+        done.append(item)
+
+    failures = lanes.in_order(work, [1, 2, 3], 1)
+    assert (done, [item for item, _ in failures]) == ([1, 3], [2])
+
+
+def test_nothing_new_is_begun_after_a_failure() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 2:
+            raise VmError("two")
+        done.append(item)
+
+    assert lanes.until_failure(work, [1, 2, 3], 1)[0][0] == 2
+    assert done == [1]
