@@ -14,6 +14,10 @@ from holdfast.lab import hosts, scene
 from holdfast.lab.hosts import Lab
 from holdfast.lab.up import Wish, down, up
 
+# EX_TEMPFAIL: try again.
+EMULATOR_BROKE_DOWN = 75
+_broke_down: list[str] = []
+
 
 @pytest.fixture(scope="session")
 def rack() -> Iterator[Rack]:
@@ -44,4 +48,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Attach the serial console to whatever fails."""
     if call.excinfo is not None and (FOLDER / "lab.json").exists():
         for host in Lab.load(FOLDER).hosts:
+            if hosts.emulator_failed(host):
+                _broke_down.append(host.name)
             item.add_report_section(call.when, f"console of {host.name} ({host.console})", hosts.console_tail(host, 60))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell a breakdown of the emulator from a failure of ours: only the first is worth another try."""
+    if session.testsfailed and _broke_down:
+        session.exitstatus = EMULATOR_BROKE_DOWN

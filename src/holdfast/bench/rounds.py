@@ -48,7 +48,7 @@ NOTES = (
     "save_kexec and save_reboot restore by a systemd unit as soon as libvirt answers, and read the image from a disk"
     " that this machine's page cache holds",
     "save_kexec and save_reboot make and attach an empty pool at boot, because the guest's RAM is placed there;"
-    " attach_s says how long that took",
+    " attach_s says how long that took, the loading of KVM included, in every way",
     "phases are by the host's own clock, which a boot may shift by up to a second",
     "the floor is bare QEMU (save, quit, start, incoming, cont by QMP, RAM in place) plus a kexec that leads to a"
     " minimal init, with the same kernel and command line",

@@ -25,7 +25,7 @@ from .guests.observer import (
     compare,
     take,
 )
-from .hosts import Host, Lab, emulator_failed, on_host, power_on, wait_until_usable
+from .hosts import Host, Lab, emulator_failed, on_host, power_on, stop, wait_until_usable
 
 LOOPBACK = "127.0.0.1"
 # A guest boots in 10 to 60 s under nested emulation.
@@ -49,7 +49,8 @@ def start_guests(folder: Path, name: str = "hv1", guests: Sequence[GuestSpec] = 
         except HoldfastError:
             if attempt == ATTEMPTS or not emulator_failed(host):
                 raise
-        with step(f"{name}: the emulator broke down while UEFI firmware ran (a known fault of it); power on again"):
+        with step(f"{name}: the emulator broke down (a known fault of it); power on again"):
+            stop(host)
             power_on(Lab.load(folder), host)
             wait_until_usable(Lab.load(folder).host(name))
     raise AssertionError("unreachable")
@@ -68,7 +69,7 @@ def _wait(host: Host, guest: GuestSpec) -> None:
             witness(host, guest).wait(limit_s=5)
             return
         except HoldfastError:
-            if not host.alive or time.monotonic() > deadline:
+            if emulator_failed(host) or not host.alive or time.monotonic() > deadline:
                 raise
 
 
