@@ -9,6 +9,7 @@ The same playbooks as in production; only the hypervisor is a lab's.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -32,6 +33,7 @@ def main() -> int:
     """Run the demo; 0 only if every guest carried on."""
     begin = time.monotonic()
     OUT.mkdir(parents=True, exist_ok=True)
+    os.environ["XDG_STATE_HOME"] = str(OUT / "state")
     try:
         findings = play()
     except HoldfastError as exc:

@@ -55,7 +55,7 @@ class Rack:
             text=True,
             timeout=timeout_s,
             check=False,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "XDG_STATE_HOME": str(FOLDER.parent / "state")},
         )
         print(f"$ {' '.join(words)}\n{done.stdout}", flush=True)
         return Run(done.returncode, done.stdout)
