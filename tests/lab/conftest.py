@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from rack import FOLDER, Rack
+from rack import FOLDER, KEPT, Rack
 
 from holdfast.lab import hosts, scene
 from holdfast.lab.hosts import Lab
@@ -22,10 +22,12 @@ _broke_down: list[str] = []
 @pytest.fixture(scope="session")
 def rack() -> Iterator[Rack]:
     """A hypervisor as it stands in a rack: old kernel, old QEMU, guests defined, never seen by us."""
-    down(FOLDER)
+    if not KEPT:
+        down(FOLDER)
     lab = up(FOLDER, Wish())
     yield Rack(FOLDER, lab.host("hv1").usable_after_s)
-    down(FOLDER)
+    if not KEPT:
+        down(FOLDER)
 
 
 @pytest.fixture(scope="session")

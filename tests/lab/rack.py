@@ -17,7 +17,9 @@ from typing import Any
 from holdfast.lab import hosts
 from holdfast.lab.hosts import Host, Lab
 
-FOLDER = Path("build/test/lab").absolute()
+# A lab that runs already, to try one test again and again; it is then neither begun nor ended here.
+KEPT = os.environ.get("HOLDFAST_TEST_LAB", "")
+FOLDER = Path(KEPT or "build/test/lab").absolute()
 
 
 @dataclass(frozen=True)

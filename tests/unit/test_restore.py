@@ -198,12 +198,17 @@ def test_one_failure_takes_no_other_along() -> None:
 
 
 def test_nothing_new_is_begun_after_a_failure() -> None:
-    done: list[int] = []
+    begun: list[int] = []
 
-    def work(item: int) -> None:
+    def fail_at_two(item: int) -> None:
         if item == 2:
             raise VmError("two")
-        done.append(item)
 
-    assert lanes.until_failure(work, [1, 2, 3], 1)[0][0] == 2
-    assert done == [1]
+    assert lanes.until_failure(begun.append, fail_at_two, [1, 2, 3], 1)[0][0] == 2
+    assert begun == [1, 2]
+
+
+def test_items_are_begun_strictly_in_order_and_finished_side_by_side() -> None:
+    begun: list[int] = []
+    assert lanes.until_failure(begun.append, lambda _item: None, list(range(50)), 4) == []
+    assert begun == list(range(50))

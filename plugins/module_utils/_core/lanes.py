@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, List, Sequence, Tuple, TypeVar
 
@@ -26,17 +27,34 @@ def in_order(work: Callable[[Item], None], items: Sequence[Item], lanes: int) ->
     return failures
 
 
-def until_failure(work: Callable[[Item], None], items: Sequence[Item], lanes: int) -> List[Tuple[Item, Exception]]:
-    """As ``in_order``, but nothing new is begun once something failed."""
-    failed: List[bool] = []
+def until_failure(
+    begin: Callable[[Item], None], finish: Callable[[Item], None], items: Sequence[Item], lanes: int
+) -> List[Tuple[Item, Exception]]:
+    """Begin items strictly one after the other, as lanes become free; finish them side by side.
 
-    def watched(item: Item) -> None:
-        if failed:
-            return
+    Nothing new is begun once something failed. Returns what failed, with why.
+    """
+    failures: List[Tuple[Item, Exception]] = []
+    free = threading.Semaphore(max(1, lanes))
+
+    def guarded(step: Callable[[Item], None], item: Item) -> bool:
         try:
-            work(item)
-        except Exception:
-            failed.append(True)
-            raise
+            step(item)
+        except Exception as exc:
+            failures.append((item, exc))
+            return False
+        return True
 
-    return in_order(watched, items, lanes)
+    def finished(item: Item) -> None:
+        try:
+            guarded(finish, item)
+        finally:
+            free.release()
+
+    with ThreadPoolExecutor(max_workers=max(1, lanes)) as pool:
+        for item in items:
+            free.acquire()
+            if failures or not guarded(begin, item):
+                break
+            pool.submit(finished, item)
+    return failures

@@ -102,7 +102,10 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
         attach.own(pool, journal)
         order = [vm.uuid for vm in sorted(wanted.vms, key=lambda vm: vm.priority)]
         failures = lanes.until_failure(
-            lambda uuid: suspending.suspend(hypervisor, pool, journal, uuid), order, wanted.parallel
+            lambda uuid: suspending.pause(hypervisor, journal, uuid),
+            lambda uuid: suspending.save(hypervisor, pool, journal, uuid),
+            order,
+            wanted.parallel,
         )
         if failures:
             raise HoldfastError(f"a VM could not be suspended: {failures[0][1]}")

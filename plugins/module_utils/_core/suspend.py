@@ -26,20 +26,23 @@ def state_path(pool: Pool, uuid: str) -> Path:
     return pool.vault_of(uuid) / STATE
 
 
-def suspend(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str) -> None:
-    """Suspend one VM and record it. Raises VmError; the VM is then still in libvirt, paused, or already saved."""
+def pause(hypervisor: Hypervisor, journal: Journal, uuid: str) -> None:
+    """Stop one VM's CPUs and record it. Raises VmError."""
     domain = hypervisor.domain(uuid)
     was_paused = domain.state() == "paused"
     moment = time.time()
     domain.pause()
     journal.record("vm_paused", uuid=uuid, was_paused=was_paused, moment=moment)
+
+
+def save(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str) -> None:
+    """Keep a paused VM's RAM, save its device state and record it. Raises VmError; it may be saved already then."""
+    domain = hypervisor.domain(uuid)
     kept = pool.keep(uuid, domain.id, domain.name)
     monitor.keep_ram_in_place(domain)
-    path = state_path(pool, uuid)
-    domain.save(str(path))
-    journal.record(
-        "vm_saved", uuid=uuid, ram_bytes=sum(ram.size_bytes for ram in kept), **_evidence(pool, uuid, domain)
-    )
+    domain.save(str(state_path(pool, uuid)))
+    evidence = _evidence(pool, uuid, domain)
+    journal.record("vm_saved", uuid=uuid, ram_bytes=sum(ram.size_bytes for ram in kept), **evidence)
 
 
 def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
