@@ -21,7 +21,7 @@ from . import debian
 
 BINARY = "qemu-system-x86_64"
 OLDEST = (10, 0)
-# Without extended state: with it, hypervisors' kernels panicked ("corrupted stack end") in threads that run guests.
+# Without extended state: guests here do not need it, and emulation has to carry it through every exit of a guest.
 EMULATED_CPU = "EPYC,+svm,+npt,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-f16c,-fma"
 
 
