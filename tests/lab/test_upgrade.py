@@ -22,13 +22,13 @@ BOOT_LIMIT_S = 60.0
 LARGEST_STATE_BYTES = 8 << 20
 # The host's clock restarts from a battery clock that counts whole seconds.
 CLOCK_TOLERANCE_S = 3.0
-# kexec as it is, but for the jump itself.
+# kexec as it is, but for the jump itself. Not in /run, from which nothing can be executed.
 REFUSE_THE_JUMP = """
-cp /usr/sbin/kexec /run/kexec.real
+cp /usr/sbin/kexec /root/kexec.real
 printf '%s\\n' '#!/bin/sh' 'case " $* " in *" -e "*) echo refused >&2; exit 1 ;; esac' \
-    'exec /run/kexec.real "$@"' > /run/kexec
-chmod 755 /run/kexec
-mount --bind /run/kexec /usr/sbin/kexec
+    'exec /root/kexec.real "$@"' > /root/kexec
+chmod 755 /root/kexec
+mount --bind /root/kexec /usr/sbin/kexec
 """
 ALL = {guest.name for guest in GUESTS}
 
