@@ -20,6 +20,7 @@ from holdfast.lab.hosts import Host, Lab
 # A lab that runs already, to try one test again and again; it is then neither begun nor ended here.
 KEPT = os.environ.get("HOLDFAST_TEST_LAB", "")
 FOLDER = Path(KEPT or "build/test/lab").absolute()
+REPORT = ("-e", f"report_dest={FOLDER.parent / 'report'}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Rack:
 
     def playbook(self, name: str, *extra: str) -> Run:
         """Run one of the collection's playbooks with plain ansible-playbook."""
-        return self.run("ansible-playbook", "-i", str(self.inventory), f"holdfast.kvm.{name}", *extra)
+        return self.run("ansible-playbook", "-i", str(self.inventory), f"holdfast.kvm.{name}", *REPORT, *extra)
 
     def on_host(self, script: str) -> str:
         """Run a shell script on the hypervisor."""
