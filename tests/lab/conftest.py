@@ -50,7 +50,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Attach the serial console to whatever fails."""
     if call.excinfo is not None and (FOLDER / "lab.json").exists():
         for host in Lab.load(FOLDER).hosts:
-            if hosts.emulator_failed(host):
+            if hosts.emulator_failed(host) or hosts.guest_was_mixed_up(host):
                 _broke_down.append(host.name)
             item.add_report_section(call.when, f"console of {host.name} ({host.console})", hosts.console_tail(host, 60))
 

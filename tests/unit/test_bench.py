@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
 from holdfast import cli as command_line
-from holdfast.bench import cli, floor, jumps, pause
+from holdfast.bench import cli, floor, jumps, pause, rounds
 from holdfast.bench.figures import Measurement, Phase, Subject
 from holdfast.bench.rounds import Plan, Record
 from holdfast.lab.guests.observer import Held, HoldListener
@@ -57,6 +57,28 @@ def test_what_was_measured_is_on_disk_at_once(tmp_path: Path) -> None:
     assert written["measurements"][0]["pause_s"] == 40.0
 
 
+def test_a_host_that_broke_down_costs_nothing_that_was_measured(tmp_path: Path) -> None:
+    record = Record(tmp_path / "bench.json")
+
+    def work() -> None:
+        if not record.has(Subject.HOLDFAST, 512, 1):
+            record.add(Measurement(Subject.HOLDFAST, 512, 1, 40.0))
+            raise rounds.EmulatorBroke("corrupted stack")
+        record.add(Measurement(Subject.HOLDFAST, 1024, 1, 40.0))
+
+    rounds._with_patience(work, record)
+    assert [one.touched_mib for one in record.measured] == [512, 1024]
+    assert json.loads(record.path.read_text())["setting"]["breakdowns"] == ["corrupted stack"]
+
+
+def test_an_emulator_that_breaks_down_again_and_again_is_an_error(tmp_path: Path) -> None:
+    def work() -> None:
+        raise rounds.EmulatorBroke("corrupted stack")
+
+    with pytest.raises(rounds.EmulatorBroke):
+        rounds._with_patience(work, Record(tmp_path / "bench.json"))
+
+
 # Pause
 
 
@@ -73,14 +95,14 @@ class Speaker:
         replies = next(self.replies)
         return Held("witness", True, replies, True, 40.0 if replies > 15 else 0.1, 0.0, self.error)
 
-    def stop(self) -> Held:
+    def stop(self, limit_s: float = 120.0) -> Held:
         self.stopped = True
         return self.so_far()
 
 
-def observe(speaker: Speaker, acts: list[str]) -> Held:
+def observe(speaker: Speaker, acts: list[str], lost: bool = False) -> Held:
     listener = cast(HoldListener, speaker)
-    return pause.observe(listener, lambda: acts.append("act"), lambda held: held.longest_gap_s > 3)
+    return pause.observe(listener, lambda: acts.append("act"), lambda held: held.longest_gap_s > 3, lambda: lost)
 
 
 @pytest.fixture
@@ -102,6 +124,12 @@ def test_a_broken_connection_ends_the_observation() -> None:
     with pytest.raises(HoldfastError, match="reset by peer"):
         observe(speaker, [])
     assert speaker.stopped
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_nobody_waits_for_a_guest_whose_host_broke_down() -> None:
+    with pytest.raises(HoldfastError, match="broke down"):
+        observe(Speaker(), [], lost=True)
 
 
 # What the host noted

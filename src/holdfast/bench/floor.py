@@ -41,6 +41,7 @@ def measure_bare(rig: Rig, touched_mib: int, number: int) -> Measurement:
             HoldListener("127.0.0.1", rig.port, "bare QEMU"),
             lambda: told.append(bare_qemu(rig, "cycle")),
             lambda _held: True,
+            rig.lost,
         )
     trouble = compare(before, take(rig.witness, held=(held,)))
     if trouble:

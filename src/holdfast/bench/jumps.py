@@ -73,6 +73,7 @@ def measure(rig: Rig, subject: Subject, touched_mib: int, number: int) -> Measur
             HoldListener("127.0.0.1", rig.port, subject.value),
             lambda: on_host(rig.host, way.start(rig)),
             lambda held: held.longest_gap_s > SILENCE_S and _jumped(rig.host, boot),
+            rig.lost,
         )
         settle(rig.host)
     after = take(rig.witness, held=(held,))

@@ -13,12 +13,14 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import H
 
 from ..lab.guests.definitions import GuestSpec
 from ..lab.guests.observer import PATIENCE_S, Held, HoldListener, Witness
-from ..lab.hosts import Host
+from ..lab.hosts import Host, emulator_failed
 
 # Words of the guest before the pause begins, and after it seems to be over.
 WORDS_AROUND = 10
 LOOK_S = 0.2
 LIMIT_S = PATIENCE_S
+# The longest that a guest may take over one request, which is to touch a few GiB of RAM.
+ANSWER_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -35,31 +37,40 @@ class Rig:
 
     @property
     def witness(self) -> Witness:
-        return Witness("127.0.0.1", self.port)
+        return Witness("127.0.0.1", self.port, ANSWER_LIMIT_S)
+
+    def lost(self) -> bool:
+        """Whether there is no use in waiting for the guest any longer."""
+        return not self.host.alive or emulator_failed(self.host)
 
 
-def observe(listener: HoldListener, act: Callable[[], object], over: Callable[[Held], bool]) -> Held:
+def observe(
+    listener: HoldListener, act: Callable[[], object], over: Callable[[Held], bool], lost: Callable[[], bool]
+) -> Held:
     """Listen while ``act`` makes the guest pause, until ``over`` holds and the guest has gone on speaking.
 
-    Raises HoldfastError when the connection breaks or nothing of that comes within LIMIT_S seconds.
+    Raises HoldfastError when the connection breaks, ``lost`` holds, or nothing of that comes within LIMIT_S seconds.
     """
     deadline = time.monotonic() + LIMIT_S
+
+    def wait(wanted: Callable[[Held], bool], trouble: str) -> None:
+        while not wanted(held := listener.so_far()):
+            if held.error or lost():
+                why = held.error or "its host broke down"
+                raise HoldfastError(f"{held.name} {trouble}: {why}", "see the consoles of host and guest")
+            if time.monotonic() > deadline:
+                raise HoldfastError(f"{held.name} {trouble} within {LIMIT_S:.0f} s", "see the consoles of both")
+            time.sleep(LOOK_S)
+
     listener.start()
     try:
-        _wait(listener, lambda held: held.replies >= WORDS_AROUND, deadline, "does not speak before the pause")
+        wait(lambda held: held.replies >= WORDS_AROUND, "does not speak before the pause")
         act()
-        _wait(listener, over, deadline, "did not come back")
+        wait(over, "did not come back")
         heard = listener.so_far().replies
-        _wait(listener, lambda held: held.replies >= heard + WORDS_AROUND, deadline, "fell silent after the pause")
-    finally:
-        held = listener.stop()
-    return held
-
-
-def _wait(listener: HoldListener, wanted: Callable[[Held], bool], deadline: float, trouble: str) -> None:
-    while not wanted(held := listener.so_far()):
-        if held.error:
-            raise HoldfastError(f"{held.name}: the connection broke: {held.error}", "see the guest's console log")
-        if time.monotonic() > deadline:
-            raise HoldfastError(f"{held.name} {trouble} within {LIMIT_S:.0f} s", "see the consoles of host and guest")
-        time.sleep(LOOK_S)
+        wait(lambda held: held.replies >= heard + WORDS_AROUND, "fell silent after the pause")
+    except BaseException:
+        # A guest that is lost says nothing more; its listener ends with this process.
+        listener.stop(limit_s=1.0)
+        raise
+    return listener.stop()

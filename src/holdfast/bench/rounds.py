@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
 
 from ..command import run, step
 from ..lab import emulator
 from ..lab.guests.definitions import GuestSpec, bench_guest
-from ..lab.hosts import Lab, on_host
+from ..lab.hosts import Lab, emulator_failed, on_host
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
 from . import floor, jumps, plot
@@ -31,6 +33,8 @@ HOST_OWN_MIB = 3072
 POOL_STEP_MIB = 512
 CPUS = 2
 GUEST_LIMIT_S = 600.0
+# Hosts that one run may use up: emulated ones sometimes break down.
+ATTEMPTS = 3
 FACTS = """\
 uname -r
 qemu-system-x86_64 --version | head -n 1
@@ -79,6 +83,11 @@ class Plan:
         return (self.guest.ram_mib // POOL_STEP_MIB + 1) * POOL_STEP_MIB
 
     @property
+    def numbers(self) -> range:
+        """The rounds, counted from 1."""
+        return range(1, self.rounds + 1)
+
+    @property
     def host_mib(self) -> int:
         return self.pool_mib + HOST_OWN_MIB
 
@@ -91,32 +100,63 @@ class Record:
     setting: dict[str, Any] = field(default_factory=dict)
     measured: list[Measurement] = field(default_factory=list)
     ended: str = "no"
+    breakdowns: list[str] = field(default_factory=list)
+
+    def has(self, subject: Subject, touched_mib: int, number: int) -> bool:
+        """Whether this was measured already."""
+        return any(
+            (one.subject, one.touched_mib, one.number) == (subject, touched_mib, number) for one in self.measured
+        )
 
     def add(self, measurement: Measurement) -> None:
         self.measured.append(measurement)
         self.write()
 
     def write(self) -> None:
+        setting = {**self.setting, "breakdowns": self.breakdowns}
         draft = self.path.with_suffix(".new")
-        draft.write_text(json.dumps(document(self.setting, self.measured, self.ended), indent=1) + "\n")
+        draft.write_text(json.dumps(document(setting, self.measured, self.ended), indent=1) + "\n")
         draft.rename(self.path)
+
+
+class EmulatorBroke(HoldfastError):
+    """The emulation of the lab host broke down, by a fault of its own."""
 
 
 def bench(plan: Plan) -> Record:
     """Measure everything, write ``bench.json`` and the pictures, take the lab down. Raises HoldfastError."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     record = Record(plan.folder / "bench.json")
-    with _kept(record), _rig(plan) as rig:
-        record.setting = describe(plan, rig)
-        for size in plan.sizes_mib:
-            _fill(rig, size)
-            for number in range(1, plan.rounds + 1):
-                for subject in WAYS:
-                    with step(f"{size} MiB: {TITLES[subject]}"):
-                        record.add(jumps.measure(rig, subject, size, number))
-        _measure_floor(plan, rig, record)
+    with _kept(record):
+        _with_patience(lambda: _measure(plan, record), record)
     plot.draw(record.measured, plan.folder)
     return record
+
+
+def _with_patience(work: Callable[[], None], record: Record) -> None:
+    """Do it again, on a host made anew, when the emulator broke down: what was measured stays measured."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            work()
+            return
+        except EmulatorBroke as exc:
+            record.breakdowns.append(exc.message.splitlines()[0])
+            print(
+                f"  the emulator broke down, a known fault of it; on with a new host ({exc.message})", file=sys.stderr
+            )
+    work()
+
+
+def _measure(plan: Plan, record: Record) -> None:
+    """Everything that is not on record yet."""
+    with _rig(plan) as rig:
+        record.setting = describe(plan, rig)
+        for size, number, subject in product(plan.sizes_mib, plan.numbers, WAYS):
+            if not record.has(subject, size, number):
+                _fill(rig, size)
+                with step(f"{size} MiB: {TITLES[subject]}"):
+                    record.add(jumps.measure(rig, subject, size, number))
+        _measure_floor(plan, rig, record)
 
 
 @contextmanager
@@ -148,6 +188,10 @@ def _rig(plan: Plan) -> Iterator[Rig]:
             on_host(rig.host, f"virsh -q start {plan.guest.name}")
             rig.witness.wait(GUEST_LIMIT_S)
         yield rig
+    except HoldfastError as exc:
+        if any(emulator_failed(host) for host in Lab.load(folder).hosts):
+            raise EmulatorBroke(exc.message, exc.hint) from exc
+        raise
     finally:
         down(folder)
 
@@ -188,12 +232,13 @@ def _fill(rig: Rig, size_mib: int) -> None:
 def _measure_floor(plan: Plan, rig: Rig, record: Record) -> None:
     with step(f"{rig.guest.name}: started without libvirt"):
         floor.start_bare(rig)
-    for size in plan.sizes_mib:
-        _fill(rig, size)
-        for number in range(1, plan.rounds + 1):
+    for size, number in product(plan.sizes_mib, plan.numbers):
+        if not record.has(Subject.BARE_QEMU, size, number):
+            _fill(rig, size)
             with step(f"{size} MiB: {TITLES[Subject.BARE_QEMU]}"):
                 record.add(floor.measure_bare(rig, size, number))
     floor.bare_qemu(rig, "stop")
-    for number in range(1, plan.rounds + 1):
-        with step(TITLES[Subject.MINIMAL_INIT]):
-            record.add(floor.measure_jump(rig.host, number))
+    for number in plan.numbers:
+        if not record.has(Subject.MINIMAL_INIT, 0, number):
+            with step(TITLES[Subject.MINIMAL_INIT]):
+                record.add(floor.measure_jump(rig.host, number))
