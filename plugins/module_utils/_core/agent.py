@@ -30,7 +30,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="holdfast-agent", description="Keeps VMs through a host's live update.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("attach", help="attach the pool, early at boot").set_defaults(act=_attach)
-    commands.add_parser("restore", help="restore suspended VMs after the jump").set_defaults(act=_restore)
+    recover = commands.add_parser("recover", help="finish or take back what is in flight; safe at any time")
+    recover.set_defaults(act=_recover)
+    give_up = commands.add_parser("give-up", help="delete the kept RAM of VMs, so that they may start from their disks")
+    give_up.add_argument("names", nargs="+", metavar="VM")
+    give_up.set_defaults(act=_give_up)
     commands.add_parser("live-update", help="carry out the request on this host").set_defaults(act=_live_update)
     status = commands.add_parser("status", help="print the journal")
     status.add_argument("--json", action="store_true", help="the whole of it, for programs")
@@ -43,9 +47,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _attach(_options: argparse.Namespace) -> None:
-    from . import attach, kvm
+    from . import attach, fallback, kvm
 
-    boot = attach.attach(configuration.load())
+    config = configuration.load()
+    try:
+        boot = attach.attach(config)
+    except HoldfastError as exc:
+        fallback.after_failed_attach(config, exc)
+        raise
     print(f"pool attached: {boot.value}", flush=True)
     try:
         kvm.make_ready()
@@ -53,16 +62,25 @@ def _attach(_options: argparse.Namespace) -> None:
         print(f"holdfast: KVM is not ready: {exc}", file=sys.stderr)
 
 
-def _restore(_options: argparse.Namespace) -> None:
-    from . import live_update
+def _recover(_options: argparse.Namespace) -> None:
+    from . import recover, turn
 
-    live_update.restore_all(configuration.load())
+    with turn.taken():
+        print(recover.recover(configuration.load()))
+
+
+def _give_up(options: argparse.Namespace) -> None:
+    from . import recover, turn
+
+    with turn.taken():
+        print(recover.give_up(configuration.load(), options.names))
 
 
 def _live_update(_options: argparse.Namespace) -> None:
-    from . import live_update
+    from . import live_update, turn
 
-    live_update.live_update(configuration.load())
+    with turn.taken():
+        live_update.live_update(configuration.load())
 
 
 def _hook(options: argparse.Namespace) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from typing import Tuple
 
 from . import durable, kexec
 from .cmdline import generation_of
 from .config import Config
-from .errors import HoldfastError, JournalError
-from .journal import Journal, open_journal
+from .errors import HoldfastError
+from .journal import HELD, TERMINAL, Journal, open_journal
 from .pool import Content, Pool, open_pool
 
 OWNER = "generation.json"
@@ -23,22 +24,28 @@ class Boot(Enum):
 
     ORDINARY = "no generation is in flight"
     SAME = "the boot in which the generation began"
-    JUMPED = "the boot that the generation asked for"
+    JUMPED = "a boot that the generation asked for"
     AGAIN = "the generation already arrived in this boot"
     STRANGE = "another boot than the generation asked for"
 
 
 def judge_boot(journal: Journal, boot_id: str, cmdline: str) -> Boot:
     """Pure: which boot is this, by the journal, the boot id and the kernel's command line?"""
-    if journal.state == "none" or not (journal.holds_suspended or journal.state == "jumping"):
+    if journal.state in ("none", "restored", "aborted") or journal.is_settled:
         return Boot.ORDINARY
     if boot_id == journal.view["boot_id"]["from"]:
         return Boot.SAME
     if boot_id == journal.view["boot_id"]["to"]:
         return Boot.AGAIN
-    if journal.state == "jumping" and generation_of(cmdline) == journal.generation:
+    # A kernel with our token was loaded for this generation, so RAM was kept, however far the last kernel had got.
+    if generation_of(cmdline) == journal.generation:
         return Boot.JUMPED
     return Boot.STRANGE
+
+
+def present_boot(journal: Journal) -> Boot:
+    """Which boot this is."""
+    return judge_boot(journal, kexec.boot_id(), kexec.running_cmdline())
 
 
 def attach(config: Config) -> Boot:
@@ -49,13 +56,13 @@ def attach(config: Config) -> Boot:
     """
     pool = open_pool(config)
     journal = open_journal(config.state_dir)
-    boot = judge_boot(journal, kexec.boot_id(), kexec.running_cmdline())
+    boot = present_boot(journal)
     if boot is Boot.STRANGE:
-        _report_lost(journal)
+        report_lost(journal)
         pool.attach(Content.FRESH)
     elif boot is Boot.ORDINARY:
         pool.attach(Content.FRESH)
-    elif boot is Boot.JUMPED:
+    elif boot is Boot.JUMPED or journal.state == "arrived":
         _arrive(pool, journal)
     else:
         pool.attach(Content.TRUSTED)
@@ -80,23 +87,33 @@ def check_owner(pool: Pool, journal: Journal) -> None:
         raise HoldfastError(f"the pool is of generation {found}, the journal of {journal.generation}")
 
 
+def check_arrival(pool: Pool, journal: Journal) -> None:
+    """Rule of the house: command line, journal and pool name the same generation, or nothing is restored."""
+    found = generation_of(kexec.running_cmdline())
+    if found != journal.generation:
+        raise HoldfastError(f"this boot is of generation {found or '(none)'}, the journal of {journal.generation}")
+    check_owner(pool, journal)
+
+
 def _arrive(pool: Pool, journal: Journal) -> None:
     journal.record("phase_end", name="boot")
     journal.record("arrived", boot_id=kexec.boot_id(), kernel=kexec.running_release())
-    journal.record("phase_begin", name="attach")
-    pool.attach(Content.TRUSTED)
-    check_owner(pool, journal)
-    journal.record("attached")
-    journal.record("phase_end", name="attach")
+    _note_lost(journal, "its kernel ended while it was not suspended", but=(*HELD, "lost", "restarted", "given_up"))
+    with journal.phase("attach"):
+        pool.attach(Content.TRUSTED)
+        check_owner(pool, journal)
+        journal.record("attached")
 
 
-def _report_lost(journal: Journal) -> None:
+def report_lost(journal: Journal) -> None:
     """Power loss or a firmware reset in the middle: RAM is gone, and every VM that was in it is named."""
-    for vm in journal.vms:
-        if vm["state"] in ("suspended", "failed", "paused"):
-            journal.record("vm_lost", uuid=vm["uuid"], error="its RAM was lost: the host booted without the jump")
-    if journal.state not in ("failed", "aborted", "restored"):
-        reason = "the host booted in another way than by the jump: the contents of the pool are gone"
+    if journal.state not in TERMINAL:
+        reason = "the host booted in another way than by the jump: the contents of its RAM are gone"
         journal.record("failed", reason=reason)
-    if journal.state == "none":
-        raise JournalError("no generation to report")
+    _note_lost(journal, "its RAM was lost: the host booted without the jump", but=("lost", "restarted", "given_up"))
+
+
+def _note_lost(journal: Journal, error: str, but: Tuple[str, ...]) -> None:
+    for vm in journal.vms:
+        if vm["state"] not in but:
+            journal.record("vm_lost", uuid=vm["uuid"], error=error)

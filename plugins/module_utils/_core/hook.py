@@ -13,7 +13,7 @@ from .config import Config
 from .domain import vm_facts
 from .errors import HoldfastError
 from .facts import RamBacking, VmFacts
-from .journal import HELD, open_journal
+from .journal import OPEN, open_journal
 from .pool import open_pool
 
 
@@ -33,10 +33,13 @@ def _forbid_second_life(config: Config, vm: VmFacts) -> None:
     if permit.holds(vm.uuid):
         return
     journal = open_journal(config.state_dir)
-    waiting = [entry for entry in journal.vms if entry["uuid"] == vm.uuid and entry["state"] in HELD]
-    if waiting:
+    entry = next((entry for entry in journal.vms if entry["uuid"] == vm.uuid), {"state": ""})
+    if entry["state"] in OPEN:
         found = f"VM {vm.name} is suspended in the pool by generation {journal.generation}"
         raise HoldfastError(found, "it must not be started from its disk; see holdfast-agent status")
+    if entry["state"] == "lost" and not entry.get("may_restart"):
+        found = f"VM {vm.name} lost its RAM in generation {journal.generation}, and its policy forbids a fresh start"
+        raise HoldfastError(found, f"to start it from its disk all the same: holdfast-agent give-up {vm.name}")
 
 
 def _place(config: Config, vm: VmFacts) -> None:

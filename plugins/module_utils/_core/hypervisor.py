@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 from typing import Any, Iterator, List, Tuple
 
 from .errors import HoldfastError, VmError
@@ -16,6 +17,7 @@ except ImportError:  # on a controller without the binding, or where only the pu
     libvirt = None
 
 URI = "qemu:///system"
+RETRY_S = 0.5
 STATES = {0: "nostate", 1: "running", 2: "blocked", 3: "paused", 4: "shutdown", 5: "shutoff", 6: "crashed"}
 
 
@@ -69,6 +71,14 @@ class Domain:
         if self.id < 0:
             return ()
         return tuple(target for target in targets if self._call("read its block jobs", "blockJobInfo", target, 0))
+
+    def cancel_job(self) -> None:
+        """End the job in progress (a save), if there is one."""
+        self._call("cancel its job", "abortJob")
+
+    def start(self) -> None:
+        """Start it from its stored definition."""
+        self._call("start it", "create")
 
     def pause(self) -> None:
         self._call("pause it", "suspend")
@@ -138,6 +148,22 @@ def connect(uri: str = URI) -> Iterator[Hypervisor]:
         yield Hypervisor(connection)
     finally:
         connection.close()
+
+
+@contextmanager
+def connect_patiently(uri: str = URI, limit_s: float = 120.0) -> Iterator[Hypervisor]:
+    """As ``connect``, for as long as a daemon that is being restarted may need."""
+    with ExitStack() as stack:
+        deadline = time.monotonic() + limit_s
+        while True:
+            try:
+                hypervisor = stack.enter_context(connect(uri))
+                break
+            except HoldfastError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_S)
+        yield hypervisor
 
 
 def _version(number: int) -> Tuple[int, int, int]:

@@ -23,7 +23,7 @@ POOL_UNIT = f"""\
 Description=Attach the pool of VM RAM (holdfast)
 DefaultDependencies=no
 After=systemd-remount-fs.service
-RequiresMountsFor=/var/lib/holdfast
+RequiresMountsFor=/var/lib/holdfast /boot
 Before=libvirtd.service virtqemud.service
 Conflicts=shutdown.target
 Before=shutdown.target
@@ -32,6 +32,7 @@ Before=shutdown.target
 Type=oneshot
 RemainAfterExit=yes
 TimeoutStartSec=infinity
+Restart=on-abnormal
 ExecStart={PATH} attach
 ExecStop=/bin/umount /var/lib/holdfast/pool
 
@@ -41,7 +42,7 @@ WantedBy=multi-user.target
 
 RESTORE_UNIT = f"""\
 [Unit]
-Description=Restore the VMs that were suspended for the jump (holdfast)
+Description=Bring back the VMs of the live update in flight (holdfast)
 ConditionPathExists=/var/lib/holdfast/journal.jsonl
 Wants=libvirtd.socket
 After=libvirtd.socket libvirtd.service virtqemud.socket virtqemud.service holdfast-pool.service network.target
@@ -49,13 +50,16 @@ After=libvirtd.socket libvirtd.service virtqemud.socket virtqemud.service holdfa
 [Service]
 Type=oneshot
 TimeoutStartSec=infinity
-ExecStart={PATH} restore
+Restart=on-abnormal
+ExecStart={PATH} recover
 
 [Install]
 WantedBy=multi-user.target
 """
 
-# No limit in time: a live update is over when it is over, and its own deadlines are in its request.
+# No limit in time: a live update is over when it is over, and its own deadlines are in its request. An agent that is
+# killed leaves paused VMs behind; what comes after it brings them back, and finds nothing to do otherwise. Before that
+# systemd ends the agent's children, so that no kexec is under way while VMs are brought back.
 LIVE_UPDATE_UNIT = f"""\
 [Unit]
 Description=Live update of this host (holdfast)
@@ -63,10 +67,10 @@ After=holdfast-pool.service libvirtd.service virtqemud.service
 
 [Service]
 Type=oneshot
-KillMode=process
 TimeoutStartSec=infinity
 TimeoutStopSec=infinity
 ExecStart={PATH} live-update
+ExecStopPost={PATH} recover
 """
 
 # By way of /usr/bin/python3: that is what AppArmor's profile of libvirtd lets leave its confinement.

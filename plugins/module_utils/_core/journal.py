@@ -13,8 +13,9 @@ import hashlib
 import json
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from . import durable
 from .errors import JournalError
@@ -27,12 +28,19 @@ TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
     "suspending": (("staged",), "suspending"),
     "suspended": (("suspending",), "suspended"),
     "jumping": (("suspended",), "jumping"),
-    "arrived": (("jumping",), "arrived"),
+    "arrived": (
+        ("suspending", "suspended", "jumping", "falling_back", "arrived", "attached", "restoring", "failed"),
+        "arrived",
+    ),
     "attached": (("arrived",), "attached"),
     "restoring": (("attached", "suspending", "suspended", "jumping", "restoring", "failed"), "restoring"),
-    "restored": (("restoring",), "restored"),
-    "aborted": (("staged", "suspending", "suspended", "jumping", "restoring"), "aborted"),
-    "failed": (("staged", "suspending", "suspended", "jumping", "arrived", "attached", "restoring"), "failed"),
+    "falling_back": (("jumping", "arrived", "attached", "restoring", "failed"), "falling_back"),
+    "restored": (("attached", "restoring", "failed"), "restored"),
+    "aborted": (("staged", "suspending", "suspended", "jumping", "restoring", "failed"), "aborted"),
+    "failed": (
+        ("staged", "suspending", "suspended", "jumping", "falling_back", "arrived", "attached", "restoring", "failed"),
+        "failed",
+    ),
 }
 # What an event does to the one VM it names.
 VM_STATES = {
@@ -43,9 +51,13 @@ VM_STATES = {
     "vm_resumed": "resumed",
     "vm_failed": "failed",
     "vm_lost": "lost",
+    "vm_restarted": "restarted",
+    "vm_given_up": "given_up",
 }
 # RAM of a VM in one of these states exists only in the pool.
 HELD = ("suspended", "failed")
+# A VM in one of these states is not where it belongs yet.
+OPEN = ("paused", "resuming", *HELD)
 
 
 class Journal:
@@ -85,6 +97,20 @@ class Journal:
     def holds_suspended(self) -> bool:
         """Whether the only copy of some VM's RAM is in the pool: then nothing may touch the pool."""
         return any(vm["state"] in HELD for vm in self.vms)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of this generation waits for anybody: it ended, and no VM is held, adrift or lost."""
+        return self.state in TERMINAL and not any(vm["state"] in (*OPEN, "lost") for vm in self.vms)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Put the beginning and the end of a phase on record."""
+        self.record("phase_begin", name=name)
+        try:
+            yield
+        finally:
+            self.record("phase_end", name=name)
 
     def vm(self, uuid: str) -> Dict[str, Any]:
         """One VM's record. Raises JournalError for a VM that is not in this generation."""
@@ -196,6 +222,8 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "qemu": {"from": entry["qemu"], "to": ""},
         "boot_id": {"from": entry["boot_id"], "to": ""},
         "reason": "",
+        "taint": entry.get("taint", 0),
+        "fell_back": False,
         "phases": [],
         "vms": vms,
         "warnings": [],
@@ -211,12 +239,16 @@ def _fold_vm(vm: Dict[str, Any], entry: Mapping[str, Any]) -> None:
         vm[stamp[entry["event"]]] = entry.get("moment", entry["at"])
     details = {key: value for key, value in entry.items() if key not in ("event", "at", "moment", "uuid")}
     vm.update(details)
+    if entry["event"] == "vm_resumed":
+        vm["error"] = ""
 
 
 def _fold_host(view: Dict[str, Any], entry: Mapping[str, Any]) -> None:
     if entry["event"] == "arrived":
         view["boot_id"]["to"] = entry["boot_id"]
         view["kernel"]["arrived"] = entry["kernel"]
+    if entry["event"] == "falling_back":
+        view["fell_back"] = True
     if entry["event"] == "restored":
         view["qemu"]["to"] = entry["qemu"]
     view["reason"] = entry.get("reason", view["reason"])

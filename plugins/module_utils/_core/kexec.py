@@ -18,6 +18,7 @@ from .errors import CommandFailed, HoldfastError
 LOADED = Path("/sys/kernel/kexec_loaded")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CMDLINE = Path("/proc/cmdline")
+TAINT = Path("/proc/sys/kernel/tainted")
 
 
 def boot_id() -> str:
@@ -33,6 +34,11 @@ def running_cmdline() -> str:
 def running_release() -> str:
     """Release of the running kernel, as ``uname -r``."""
     return os.uname().release
+
+
+def taint() -> int:
+    """The kernel's taint, as bits."""
+    return int(TAINT.read_text())
 
 
 def image_of(release: str) -> tuple[Path, Path]:

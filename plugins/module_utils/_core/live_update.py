@@ -1,26 +1,25 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One live update of this host: load, suspend, jump; and after the jump, restore. Needs no controller."""
+"""One live update of this host: load, suspend, jump. What comes after the jump is ``recover``. Needs no controller."""
 
 from __future__ import annotations
 
 import os
 import socket
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict
 
-from . import attach, kexec, lanes, monitor
+from . import attach, deadline, kexec, lanes, monitor
 from . import request as requests
 from . import suspend as suspending
-from .cmdline import check_next, generation_of, next_command_line
+from .cmdline import check_next, next_command_line
 from .config import Config
-from .errors import HoldfastError, JournalError, Refused, VmError
+from .errors import HoldfastError, JournalError, Refused
 from .hypervisor import Hypervisor, connect
-from .journal import HELD, Journal, open_journal
-from .pool import Content, Pool, open_pool
+from .journal import Journal, open_journal
+from .pool import Pool, open_pool
+from .recover import recover
 from .request import Request
-from .restore import restore
 
 
 def live_update(config: Config) -> None:
@@ -37,30 +36,16 @@ def live_update(config: Config) -> None:
             _suspend_all(hypervisor, pool, journal, wanted)
             _jump(hypervisor, pool, journal)
         except BaseException as exc:
-            _abort(hypervisor, pool, journal, wanted, str(exc))
+            recover(config, reason=str(exc))
             raise
-
-
-def restore_all(config: Config) -> None:
-    """After the jump: bring every suspended VM back, in the order of priority. Once more for those that failed.
-
-    Raises HoldfastError when the generation does not agree, or VMs could not be restored; those are kept.
-    """
-    journal = open_journal(config.state_dir)
-    if journal.state not in ("attached", "restoring", "failed"):
-        return
-    _check_generation(config, journal)
-    wanted = requests.read(config.state_dir)
-    pool = open_pool(config)
-    with connect() as hypervisor:
-        _restore_suspended(hypervisor, pool, journal, wanted)
-        _finish(journal, config)
 
 
 def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
     journal = open_journal(config.state_dir)
     if journal.state != "none":
-        raise JournalError(f"generation {journal.generation} is still {journal.state} on this host", "see its journal")
+        raise JournalError(
+            f"generation {journal.generation} is still {journal.state} on this host", "run the recover playbook"
+        )
     running = {domain.uuid: domain for domain in hypervisor.running()}
     asked = {vm.uuid for vm in wanted.vms}
     _refuse_other_vms(running, asked)
@@ -73,6 +58,7 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         kernel={"from": kexec.running_release(), "to": wanted.kernel_to},
         qemu=monitor.qemu_version(first) if first else "",
         boot_id=kexec.boot_id(),
+        taint=kexec.taint(),
         vms=names,
     )
     return journal
@@ -89,7 +75,7 @@ def _refuse_other_vms(running: Dict[str, Any], asked: set[str]) -> None:
 
 def _load(config: Config, journal: Journal, wanted: Request) -> None:
     """Load the new kernel while the VMs still run."""
-    with _phase(journal, "load"):
+    with journal.phase("load"):
         running = kexec.running_cmdline()
         new = next_command_line(running, generation=wanted.generation)
         check_next(running, new, config.required_pool.regions, wanted.generation)
@@ -98,7 +84,7 @@ def _load(config: Config, journal: Journal, wanted: Request) -> None:
 
 def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:
     journal.record("suspending")
-    with _phase(journal, "suspend"):
+    with journal.phase("suspend"), deadline.enforced(wanted.deadline_s):
         attach.own(pool, journal)
         order = [vm.uuid for vm in sorted(wanted.vms, key=lambda vm: vm.priority)]
         failures = lanes.until_failure(
@@ -128,71 +114,3 @@ def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal) -> None:
     journal.record("phase_begin", name="boot")
     os.sync()
     kexec.jump()
-
-
-def _abort(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request, reason: str) -> None:
-    """Nothing has happened that cannot be undone: every VM goes on, here and now, with what it had."""
-    if journal.state == "jumping":
-        pool.attach(Content.TRUSTED)
-    for vm in journal.vms:
-        if vm["state"] == "paused":
-            _unpause_or_note(hypervisor, journal, vm)
-    if any(vm["state"] == "suspended" for vm in journal.vms):
-        pool.attach(Content.TRUSTED)
-        _restore_suspended(hypervisor, pool, journal, wanted)
-    kexec.unload()
-    if journal.holds_suspended:
-        journal.record("failed", reason=reason)
-        return
-    journal.record("aborted", reason=reason)
-    requests.remove(journal.path.parent)
-    journal.archive()
-
-
-def _unpause_or_note(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) -> None:
-    try:
-        suspending.unpause(hypervisor, vm)
-        journal.record("vm_resumed", uuid=vm["uuid"])
-    except VmError as exc:
-        journal.record("vm_failed", uuid=vm["uuid"], error=str(exc))
-
-
-def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:
-    journal.record("restoring")
-    with _phase(journal, "restore"):
-        waiting = [vm for vm in journal.vms if vm["state"] in HELD]
-        order = [vm["uuid"] for vm in sorted(waiting, key=lambda vm: -vm["priority"])]
-        failures = lanes.in_order(
-            lambda uuid: restore(hypervisor, pool, journal, uuid, wanted.deadline_s), order, wanted.parallel
-        )
-        for uuid, exc in failures:
-            journal.record("vm_failed", uuid=uuid, error=str(exc))
-
-
-def _check_generation(config: Config, journal: Journal) -> None:
-    """Rule of the house: command line, journal and pool name the same generation, or nothing is restored."""
-    found = generation_of(kexec.running_cmdline())
-    if found != journal.generation:
-        raise HoldfastError(f"this boot is of generation {found or '(none)'}, the journal of {journal.generation}")
-    attach.check_owner(open_pool(config), journal)
-
-
-def _finish(journal: Journal, config: Config) -> None:
-    failed: List[str] = [f"{vm['name']}: {vm['error']}" for vm in journal.vms if vm["state"] != "resumed"]
-    if failed:
-        journal.record("failed", reason="VMs were not restored: " + "; ".join(failed))
-        raise HoldfastError("; ".join(failed), "their RAM and state are kept; see holdfast-agent status")
-    versions = sorted({vm.get("qemu", "") for vm in journal.vms})
-    journal.record("restored", qemu=versions[-1] if versions else "")
-    requests.remove(config.state_dir)
-    journal.archive()
-
-
-@contextmanager
-def _phase(journal: Journal, name: str) -> Iterator[None]:
-    """Put the beginning and the end of a phase on record."""
-    journal.record("phase_begin", name=name)
-    try:
-        yield
-    finally:
-        journal.record("phase_end", name=name)

@@ -184,7 +184,7 @@ def _journal(case: _Case) -> Iterator[Blocker]:
         yield Blocker(
             "journal-open",
             f"the earlier live update {host.journal_generation or '(unknown)'} has not ended",
-            "see holdfast-agent status; holdfast-agent restore brings back what it still holds",
+            "see holdfast-agent status; the recover playbook brings back what it still holds",
         )
 
 

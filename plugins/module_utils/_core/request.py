@@ -18,24 +18,36 @@ NAME = "request.json"
 
 @dataclass(frozen=True)
 class VmRequest:
-    """One VM that shall go through the jump. Higher ``priority``: suspended later, restored earlier."""
+    """One VM that shall go through the jump. Higher ``priority``: suspended later, restored earlier.
+
+    ``may_restart``: it may be started afresh from its disk when its RAM is lost, by power loss for example.
+    """
 
     name: str
     uuid: str
     priority: int = 50
     treatment: str = "in_place"
     reason: str = ""
+    may_restart: bool = False
 
 
 @dataclass(frozen=True)
 class Request:
-    """One live update. ``parallel`` VMs at a time; ``deadline_s`` seconds for all suspending, and for one restore."""
+    """One live update. ``parallel`` VMs at a time; ``deadline_s`` seconds for all suspending, and for one restore.
+
+    ``fallback_after``: the host goes back to the old kernel when so many VMs failed and none was resumed.
+    ``health_command``: a shell command that must succeed on the new kernel before any VM is resumed.
+    ``verify_ram``: ``sampled`` or ``full``, how much of the RAM is compared.
+    """
 
     generation: str
     kernel_to: str
     vms: Tuple[VmRequest, ...] = ()
     parallel: int = 2
     deadline_s: float = 600.0
+    fallback_after: int = 3
+    health_command: str = ""
+    verify_ram: str = "sampled"
 
 
 def write(state_dir: Path, request: Request) -> None:

@@ -73,6 +73,6 @@ def _start(hypervisor: Hypervisor, pool: Pool, record: Dict[str, Any]) -> Domain
 
 def _consume(pool: Pool, journal: Journal, uuid: str) -> None:
     """From here on RAM moves away from the saved state, so the state must never be used again, whatever happens."""
+    journal.record("vm_resuming", uuid=uuid)
     path = state_path(pool, uuid)
     durable.move(path, path.with_name("state.consumed"))
-    journal.record("vm_resuming", uuid=uuid)

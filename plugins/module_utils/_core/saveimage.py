@@ -28,6 +28,15 @@ class SaveImage:
     stream_offset: int
 
 
+def is_whole(path: Path) -> bool:
+    """Whether libvirt finished this image: it writes the magic last, over another one."""
+    try:
+        with path.open("rb") as image:
+            return image.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def read(path: Path) -> SaveImage:
     """Parse a save image. Raises VmError when it is not one, or is compressed or truncated."""
     with path.open("rb") as image:

@@ -12,7 +12,7 @@ from typing import Any, Dict
 
 from . import integrity, monitor
 from .errors import VmError
-from .hypervisor import Domain, Hypervisor
+from .hypervisor import Hypervisor
 from .journal import Journal
 from .pool import Pool
 
@@ -27,12 +27,10 @@ def state_path(pool: Pool, uuid: str) -> Path:
 
 
 def pause(hypervisor: Hypervisor, journal: Journal, uuid: str) -> None:
-    """Stop one VM's CPUs and record it. Raises VmError."""
+    """Stop one VM's CPUs. It is on record before it happens, so that nobody forgets a paused VM. Raises VmError."""
     domain = hypervisor.domain(uuid)
-    was_paused = domain.state() == "paused"
-    moment = time.time()
+    journal.record("vm_paused", uuid=uuid, was_paused=domain.state() == "paused", moment=time.time())
     domain.pause()
-    journal.record("vm_paused", uuid=uuid, was_paused=was_paused, moment=moment)
 
 
 def save(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str) -> None:
@@ -41,8 +39,18 @@ def save(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str) -> Non
     kept = pool.keep(uuid, domain.id, domain.name)
     monitor.keep_ram_in_place(domain)
     domain.save(str(state_path(pool, uuid)))
-    evidence = _evidence(pool, uuid, domain)
+    evidence = _evidence(pool, uuid, domain.name)
     journal.record("vm_saved", uuid=uuid, ram_bytes=sum(ram.size_bytes for ram in kept), **evidence)
+
+
+def note_saved(pool: Pool, journal: Journal, record: Dict[str, Any]) -> None:
+    """Put on record what was saved by an agent that was ended before it could. Raises VmError.
+
+    Only in the boot that saved it: there is nothing else to compare it with.
+    """
+    uuid = record["uuid"]
+    ram_bytes = sum(ram.stat().st_size for ram in pool.ram_of(uuid))
+    journal.record("vm_saved", uuid=uuid, ram_bytes=ram_bytes, **_evidence(pool, uuid, record["name"]))
 
 
 def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
@@ -53,13 +61,13 @@ def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
         domain.resume()
 
 
-def _evidence(pool: Pool, uuid: str, domain: Domain) -> Dict[str, Any]:
+def _evidence(pool: Pool, uuid: str, name: str) -> Dict[str, Any]:
     """Sizes and checksums of what was just written, for the restore to compare with."""
     path = state_path(pool, uuid)
     size = path.stat().st_size
     if size > LARGEST_STATE_BYTES:
         found = f"its state file has {size} bytes, so RAM was written into it"
-        raise VmError(f"VM {domain.name}: {found}", "its RAM is not a shared file in the pool; see preflight")
+        raise VmError(f"VM {name}: {found}", "its RAM is not a shared file in the pool; see preflight")
     _sync(path)
     samples = {ram.name: integrity.ram_sample(ram, seed=uuid) for ram in pool.ram_of(uuid)}
     return {"state_bytes": size, "state_sha256": integrity.sha256(path), "ram_samples": samples}

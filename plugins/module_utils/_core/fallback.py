@@ -1,0 +1,67 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way back: jump again, to the kernel that the generation came from, with the RAM of the VMs in place.
+
+Only while no VM was resumed after the jump: from then on its RAM no longer agrees with what was saved.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import List
+
+from . import attach, kexec
+from .attach import Boot
+from .cmdline import check_next, next_command_line
+from .config import Config, load
+from .errors import HoldfastError
+from .journal import Journal, open_journal
+from .pool import Pool, open_pool
+
+
+def is_possible(journal: Journal) -> bool:
+    """Whether the old kernel could still take over with all VMs: nothing was resumed, and we are not back already."""
+    resumed = any(vm["state"] in ("resumed", "resuming") for vm in journal.vms)
+    jumped = journal.state in ("arrived", "attached", "restoring", "failed", "jumping")
+    return jumped and not resumed and not journal.view.get("fell_back")
+
+
+def is_due(journal: Journal, after: int) -> bool:
+    """Whether enough VMs failed, and none was resumed, to stop trying here. ``after`` 0: never before all failed."""
+    failed = sum(vm["state"] == "failed" for vm in journal.vms)
+    return bool(after) and failed >= min(after, len(journal.vms)) and is_possible(journal)
+
+
+def go_back_if(reasons: List[str], pool: Pool, journal: Journal) -> None:
+    """Go back to the old kernel for these reasons, if there are any and it is possible.
+
+    Does not return when it goes. When the old kernel cannot be loaded, that is put on record and the host stays.
+    """
+    if not reasons or not is_possible(journal):
+        return
+    try:
+        go_back(pool, journal, "; ".join(reasons))
+    except HoldfastError as exc:
+        journal.record("warning", text=f"the host cannot go back to kernel {journal.view['kernel']['from']}: {exc}")
+        pool.reattach()
+
+
+def after_failed_attach(config: Config, why: HoldfastError) -> None:
+    """The pool could not be attached after the jump, so this kernel will not restore anything: go back."""
+    journal = open_journal(config.state_dir)
+    if attach.present_boot(journal) in (Boot.JUMPED, Boot.AGAIN):
+        go_back_if([why.message], open_pool(config), journal)
+
+
+def go_back(pool: Pool, journal: Journal, reason: str) -> None:
+    """Load the old kernel for the same generation, and jump. Raises HoldfastError if the host is still here."""
+    running = kexec.running_cmdline()
+    line = next_command_line(running, generation=journal.generation)
+    check_next(running, line, load().required_pool.regions, journal.generation)
+    kexec.load(*kexec.image_of(journal.view["kernel"]["from"]), line)
+    pool.detach()
+    journal.record("falling_back", reason=reason)
+    journal.record("phase_begin", name="boot")
+    os.sync()
+    kexec.jump()

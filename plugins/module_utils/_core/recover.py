@@ -1,0 +1,227 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring every VM of the generation in flight back, from wherever it was left. Safe at any time, any number of times."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Dict, List
+
+from . import attach, fallback, health, kexec, lanes, monitor, saveimage
+from . import request as requests
+from . import suspend as suspending
+from .attach import Boot
+from .config import Config
+from .errors import HoldfastError, VmError
+from .hypervisor import Hypervisor, connect_patiently
+from .journal import HELD, OPEN, Journal, open_journal
+from .pool import Content, Pool, open_pool
+from .request import Request
+from .restore import restore, verify
+from .standing import Sighting, Step, step_for
+
+SAVE_LIMIT_S = 600.0
+LOOK_S = 0.1
+
+
+def recover(config: Config, reason: str = "") -> str:
+    """Finish, take back or report the generation in flight; returns how it stands then, a sentence.
+
+    Before the jump every VM goes on at once on the old kernel; after it every VM is restored, or the host goes back.
+    Raises HoldfastError when VMs are left that could not be brought back; they are kept.
+    """
+    journal = open_journal(config.state_dir)
+    boot = attach.present_boot(journal)
+    if boot is Boot.ORDINARY:
+        return "no generation is in flight"
+    pool = open_pool(config)
+    if boot is Boot.SAME:
+        return _take_back(config, pool, journal, reason or f"the agent was ended while it was {journal.state}")
+    if boot is Boot.STRANGE:
+        return _after_loss(config, pool, journal)
+    if boot is Boot.JUMPED or journal.state == "arrived":
+        attach.attach(config)
+        journal = open_journal(config.state_dir)
+    return _land(config, pool, journal)
+
+
+def _take_back(config: Config, pool: Pool, journal: Journal, reason: str) -> str:
+    """Nothing has happened that cannot be undone: every VM goes on, here and now, with what it had."""
+    pool.attach(Content.TRUSTED)
+    _bring_back(pool, journal, _wanted(config, journal))
+    kexec.unload()
+    return _close(config, journal, "aborted", reason)
+
+
+def _land(config: Config, pool: Pool, journal: Journal) -> str:
+    """After the jump: restore; or go back, while that is still possible."""
+    attach.check_arrival(pool, journal)
+    wanted = _wanted(config, journal)
+    if journal.state == "attached":
+        fallback.go_back_if(health.problems(wanted, journal), pool, journal)
+    _bring_back(pool, journal, wanted)
+    fallback.go_back_if(_none_came_back(journal), pool, journal)
+    return _close(config, journal, "restored", journal.view["reason"])
+
+
+def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
+    """The RAM is gone. What may start afresh does; what may not waits for somebody to say so."""
+    attach.report_lost(journal)
+    pool.attach(Content.FRESH)
+    for vm in journal.vms:
+        if vm["state"] == "lost" and vm.get("may_restart"):
+            with connect_patiently() as hypervisor:
+                _start_afresh(hypervisor, journal, vm)
+    return settle(config, journal)
+
+
+def _start_afresh(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) -> None:
+    try:
+        domain = hypervisor.domain(vm["uuid"])
+        if domain.id < 0:
+            domain.start()
+        journal.record("vm_restarted", uuid=vm["uuid"])
+    except VmError as exc:
+        journal.record("warning", text=str(exc))
+
+
+def give_up(config: Config, names: List[str]) -> str:
+    """Let go of VMs that cannot be brought back, so that they may start afresh from their disks.
+
+    For a person who has decided so: their RAM and saved state are deleted. Raises HoldfastError for a VM that is not
+    waiting here.
+    """
+    journal, pool = open_journal(config.state_dir), open_pool(config)
+    waiting = {vm["name"]: vm for vm in journal.vms if vm["state"] in (*HELD, "lost")}
+    unknown = sorted(set(names) - set(waiting))
+    if unknown:
+        there = ", ".join(sorted(waiting)) or "none"
+        raise HoldfastError(f"no VM {', '.join(unknown)} waits on this host", f"waiting: {there}")
+    for name in names:
+        journal.record("vm_given_up", uuid=waiting[name]["uuid"])
+        pool.release(waiting[name]["uuid"])
+    return settle(config, journal)
+
+
+def settle(config: Config, journal: Journal) -> str:
+    """Close a finished generation if nothing of it waits for anybody; returns how it stands, a sentence."""
+    if journal.is_settled:
+        requests.remove(config.state_dir)
+        journal.archive()
+    waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in (*HELD, "lost")]
+    left = f"; waiting: {', '.join(waiting)}" if waiting else ""
+    return f"generation {journal.generation} {journal.state}{left}"
+
+
+def _bring_back(pool: Pool, journal: Journal, wanted: Request) -> None:
+    """Every VM that can go on does: the paused ones at once, then the suspended ones in the order of priority."""
+    with connect_patiently() as hypervisor:
+        for vm in sorted(journal.vms, key=lambda vm: -vm["priority"]):
+            _catch_up(hypervisor, pool, journal, vm)
+        _restore_suspended(hypervisor, pool, journal, wanted)
+
+
+def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str, Any]) -> None:
+    """Bring one VM as far as it goes without restoring it. What does not work is on record, and tried again."""
+    try:
+        step = _look(hypervisor, pool, vm)
+        if step is Step.GO_ON:
+            suspending.unpause(hypervisor, vm)
+        if step in (Step.GO_ON, Step.NOTE_RUNNING):
+            qemu = monitor.qemu_version(hypervisor.domain(vm["uuid"]))
+            journal.record("vm_resumed", uuid=vm["uuid"], moment=time.time(), qemu=qemu)
+            pool.release(vm["uuid"])
+        elif step is Step.NOTE_SAVED:
+            suspending.note_saved(pool, journal, vm)
+        elif step is Step.RESTORE_ANEW:
+            verify(pool, vm)
+            hypervisor.domain(vm["uuid"]).destroy()
+        elif step in (Step.LOST, Step.CONTRADICTION):
+            event = "vm_lost" if step is Step.LOST else "vm_failed"
+            journal.record(event, uuid=vm["uuid"], error=step.value)
+    except HoldfastError as exc:
+        journal.record("warning", text=str(exc))
+
+
+def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Step:
+    """What this VM needs; waits for a save that is under way."""
+    deadline = time.monotonic() + SAVE_LIMIT_S
+    while (step := step_for(_sighting(hypervisor, pool, vm))) is Step.WAIT:
+        if time.monotonic() > deadline:
+            raise VmError(f"VM {vm['name']}: its state is still being saved after {SAVE_LIMIT_S:.0f} s")
+        time.sleep(LOOK_S)
+    return step
+
+
+def _sighting(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Sighting:
+    domain = next((one for one in hypervisor.running() if one.uuid == vm["uuid"]), None)
+    whole = saveimage.is_whole(suspending.state_path(pool, vm["uuid"]))
+    if domain is None:
+        return Sighting(vm["state"], state_whole=whole)
+    return Sighting(vm["state"], domain.state(), bool(domain.job()), whole)
+
+
+def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:
+    """Restore what is suspended; begin no more once going back is the better way."""
+    waiting = [vm for vm in journal.vms if vm["state"] in HELD]
+    if not waiting:
+        return
+    journal.record("restoring")
+    order = [vm["uuid"] for vm in sorted(waiting, key=lambda vm: -vm["priority"])]
+
+    def bring(uuid: str) -> None:
+        if not fallback.is_due(journal, wanted.fallback_after):
+            _restore_or_keep(hypervisor, pool, journal, uuid, wanted.deadline_s)
+
+    with journal.phase("restore"):
+        lanes.in_order(bring, order, wanted.parallel)
+
+
+def _restore_or_keep(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, deadline_s: float) -> None:
+    """Restore one VM, with a second try; what fails twice stays as it is, on record."""
+    try:
+        restore(hypervisor, pool, journal, uuid, deadline_s)
+        return
+    except HoldfastError as exc:
+        journal.record("warning", text=f"first try: {exc}")
+    try:
+        # A new connection: the daemon behind the first one may be the reason.
+        with connect_patiently() as again:
+            _catch_up(again, pool, journal, journal.vm(uuid))
+            if journal.vm(uuid)["state"] in HELD:
+                restore(again, pool, journal, uuid, deadline_s)
+    except HoldfastError as exc:
+        if journal.vm(uuid)["state"] in HELD:
+            journal.record("vm_failed", uuid=uuid, error=str(exc))
+        else:
+            journal.record("warning", text=str(exc))
+
+
+def _none_came_back(journal: Journal) -> List[str]:
+    """Why the host should go back: every VM that was tried failed."""
+    came = any(vm["state"] in ("resumed", "resuming") for vm in journal.vms)
+    return [] if came else [f"{vm['name']}: {vm['error']}" for vm in journal.vms if vm["state"] == "failed"]
+
+
+def _close(config: Config, journal: Journal, ending: str, reason: str) -> str:
+    """Put the end on record. Raises HoldfastError when VMs are left over."""
+    left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in OPEN]
+    if left:
+        told = "; ".join(part for part in (reason, "not brought back: " + "; ".join(left)) if part)
+        journal.record("failed", reason=told)
+        raise HoldfastError(told, "their RAM and state are kept: mend the cause, then run holdfast-agent recover")
+    lost = [vm["name"] for vm in journal.vms if vm["state"] == "lost"]
+    versions = sorted({vm.get("qemu", "") for vm in journal.vms})
+    if lost and ending == "restored":
+        ending, reason = "failed", f"lost: {', '.join(lost)}"
+    journal.record(ending, reason=reason, qemu=versions[-1] if versions else "")
+    return settle(config, journal)
+
+
+def _wanted(config: Config, journal: Journal) -> Request:
+    """The request of this generation; its defaults when it is gone, for VMs do not wait for a file."""
+    try:
+        return requests.read(config.state_dir)
+    except HoldfastError:
+        return Request(journal.generation, journal.view["kernel"]["to"])

@@ -1,0 +1,344 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Wherever a generation was left, every VM that can go on does, none does twice, and what is lost is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    attach,
+    fallback,
+    health,
+    kexec,
+    monitor,
+    recover,
+    suspend,
+)
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import Journal, latest, open_journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.standing import Sighting, Step, step_for
+
+GENERATION = "g-20261121T020000-ab12cd"
+DB, WEB = "11111111-0000-0000-0000-000000000000", "22222222-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("seen", "step"),
+    [
+        (Sighting("pending", "running"), Step.NOTHING),
+        (Sighting("paused", "paused"), Step.GO_ON),
+        (Sighting("paused", "running"), Step.NOTE_RUNNING),
+        (Sighting("paused", "paused", busy=True), Step.WAIT),
+        (Sighting("paused", state_whole=True), Step.NOTE_SAVED),
+        (Sighting("paused"), Step.LOST),
+        (Sighting("suspended", state_whole=True), Step.RESTORE),
+        (Sighting("failed", state_whole=True), Step.RESTORE),
+        (Sighting("suspended", "paused", state_whole=True), Step.RESTORE_ANEW),
+        (Sighting("suspended", "running", state_whole=True), Step.CONTRADICTION),
+        (Sighting("resuming", "paused"), Step.GO_ON),
+        (Sighting("resuming", "running"), Step.NOTE_RUNNING),
+        # The saved state may still be there, but it counts as used: the guest may have run on.
+        (Sighting("resuming", state_whole=True), Step.LOST),
+        (Sighting("resumed", "running"), Step.NOTHING),
+        (Sighting("lost"), Step.NOTHING),
+    ],
+)
+def test_one_vm_has_one_safe_next_step(seen: Sighting, step: Step) -> None:
+    assert step_for(seen) is step
+
+
+class Guest:
+    """A domain of the fake hypervisor."""
+
+    def __init__(self, uuid: str, state: str) -> None:
+        self.uuid, self.name, self.id, self._state = uuid, uuid[:2], 7, state
+        self.started = False
+
+    def state(self) -> str:
+        return self._state
+
+    def job(self) -> str:
+        return ""
+
+    def start(self) -> None:
+        self.started = True
+
+    def destroy(self) -> None:
+        self._state = "gone"
+
+
+class Scene:
+    """One host: a real journal, and stand-ins for libvirt, the pool and the jump that note what was asked of them."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.config = Config(state_dir=state_dir)
+        self.guests: list[Guest] = []
+        self.defined: list[Guest] = []
+        self.whole: set[str] = set()
+        self.deeds: list[str] = []
+        self.unrestorable: set[str] = set()
+        self.problems: list[str] = []
+        self.journal = open_journal(state_dir)
+        vms = [
+            {"name": "db", "uuid": DB, "priority": 80, "treatment": "in_place", "reason": ""},
+            {"name": "web", "uuid": WEB, "priority": 20, "treatment": "in_place", "reason": "", "may_restart": True},
+        ]
+        kernel = {"from": "6.12", "to": "7.2"}
+        self.journal.record(
+            "begin", generation=GENERATION, host="hv1", kernel=kernel, qemu="10", boot_id="old", vms=vms
+        )
+        self.journal.record("suspending")
+
+    def saved(self) -> None:
+        for uuid in (DB, WEB):
+            self.journal.record("vm_paused", uuid=uuid, was_paused=False)
+            self.journal.record("vm_saved", uuid=uuid, ram_bytes=1, state_bytes=1)
+            self.whole.add(uuid)
+        self.journal.record("suspended")
+
+    def arrived(self, boot_id: str = "new") -> None:
+        self.saved()
+        self.journal.record("jumping")
+        self.journal.record("arrived", boot_id=boot_id, kernel="7.2")
+        self.journal.record("attached")
+
+    def recover(self) -> Journal:
+        """As the unit would; returns the journal in the end."""
+        recover.recover(self.config)
+        return latest(self.config.state_dir)
+
+    # What the core asks of libvirt and of the pool.
+    def running(self) -> list[Guest]:
+        return [guest for guest in self.guests if guest.state() != "gone"]
+
+    def domain(self, uuid: str) -> Guest:
+        return next(guest for guest in [*self.guests, *self.defined] if guest.uuid == uuid)
+
+    def attach(self, content: Any) -> None:
+        self.deeds.append(f"pool {content.value}")
+
+    def reattach(self) -> None:
+        self.deeds.append("pool reattached")
+
+    def release(self, uuid: str) -> None:
+        self.deeds.append(f"release {uuid[:2]}")
+
+    def ram_of(self, _uuid: str) -> tuple[Path, ...]:
+        return ()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    scene = Scene(tmp_path)
+
+    @contextmanager
+    def connect() -> Iterator[Scene]:
+        yield scene
+
+    def restore(_hypervisor: Any, _pool: Any, journal: Journal, uuid: str, _deadline_s: float) -> None:
+        scene.deeds.append(f"restore {uuid[:2]}")
+        if uuid in scene.unrestorable:
+            raise VmError(f"VM {uuid[:2]}: QEMU refuses its state")
+        journal.record("vm_verified", uuid=uuid, ram_verified=True)
+        journal.record("vm_resuming", uuid=uuid)
+        journal.record("vm_resumed", uuid=uuid, moment=2.0, qemu="11.1.3")
+
+    def go_back(_pool: Any, journal: Journal, reason: str) -> None:
+        scene.deeds.append("go back")
+        journal.record("falling_back", reason=reason)
+        raise SystemExit  # what really happens here is that this kernel ends
+
+    for module in (recover, attach):
+        monkeypatch.setattr(module, "open_pool", lambda _config: scene)
+    monkeypatch.setattr(recover, "connect_patiently", connect)
+    monkeypatch.setattr(recover, "restore", restore)
+    monkeypatch.setattr(recover, "verify", lambda _pool, _vm: None)
+    monkeypatch.setattr(recover.saveimage, "is_whole", lambda path: path in scene.whole)
+    monkeypatch.setattr(suspend, "state_path", lambda _pool, uuid: uuid)
+    monkeypatch.setattr(suspend, "_evidence", lambda _pool, _uuid, _name: {"state_bytes": 1})
+    monkeypatch.setattr(suspend, "unpause", lambda _hypervisor, vm: scene.deeds.append(f"go on {vm['uuid'][:2]}"))
+    monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "10.0.2")
+    monkeypatch.setattr(fallback, "go_back", go_back)
+    monkeypatch.setattr(health, "problems", lambda _wanted, _journal: scene.problems)
+    monkeypatch.setattr(attach, "check_owner", lambda _pool, _journal: None)
+    monkeypatch.setattr(kexec, "unload", lambda: scene.deeds.append("unload"))
+    monkeypatch.setattr(kexec, "running_cmdline", lambda: f"root=/dev/vda1 holdfast.generation={GENERATION}")
+    monkeypatch.setattr(kexec, "running_release", lambda: "7.2")
+    boots_as(monkeypatch, "old")
+    return scene
+
+
+def boots_as(monkeypatch: pytest.MonkeyPatch, boot_id: str, cmdline: str | None = None) -> None:
+    monkeypatch.setattr(kexec, "boot_id", lambda: boot_id)
+    if cmdline is not None:
+        monkeypatch.setattr(kexec, "running_cmdline", lambda: cmdline)
+
+
+def states(journal: Journal) -> dict[str, str]:
+    return {vm["name"]: vm["state"] for vm in journal.vms}
+
+
+def test_nothing_in_flight_is_nothing_to_do(tmp_path: Path) -> None:
+    assert recover.recover(Config(state_dir=tmp_path)) == "no generation is in flight"
+
+
+def test_vms_that_a_killed_agent_had_paused_go_on_where_they_are(scene: Scene) -> None:
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.guests = [Guest(DB, "running"), Guest(WEB, "paused")]
+    journal = scene.recover()
+    assert scene.deeds == ["pool trusted", "go on 22", "release 22", "unload"]
+    assert (journal.state, states(journal)) == ("aborted", {"db": "pending", "web": "resumed"})
+    assert "while it was suspending" in journal.view["reason"]
+    assert open_journal(scene.config.state_dir).state == "none"
+
+
+def test_a_vm_that_was_saved_but_not_on_record_is_restored_from_that(scene: Scene) -> None:
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.guests, scene.whole = [Guest(DB, "running")], {WEB}
+    journal = scene.recover()
+    assert "restore 22" in scene.deeds
+    assert (journal.state, states(journal)) == ("aborted", {"db": "pending", "web": "resumed"})
+
+
+def test_a_vm_whose_qemu_died_is_lost_by_name_and_the_others_go_on(scene: Scene) -> None:
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.journal.record("vm_paused", uuid=DB, was_paused=False)
+    scene.guests = [Guest(DB, "paused")]
+    journal = scene.recover()
+    assert (journal.state, states(journal)) == ("aborted", {"db": "resumed", "web": "lost"})
+
+
+def test_a_state_that_was_used_is_not_used_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between using up the saved state and letting the guest go on: its QEMU has all there is."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.journal.record("restoring")
+    scene.journal.record("vm_resuming", uuid=DB)
+    scene.guests = [Guest(DB, "paused")]
+    journal = scene.recover()
+    assert [deed for deed in scene.deeds if "11" in deed] == ["go on 11", "release 11"]
+    assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
+
+
+def test_a_qemu_that_never_took_its_state_makes_way(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.guests = [Guest(DB, "paused")]
+    assert scene.recover().state == "restored"
+    assert scene.guests[0].state() == "gone"
+
+
+def test_after_the_jump_the_most_important_vm_comes_back_first(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    assert scene.recover().state == "restored"
+    assert [deed for deed in scene.deeds if deed.startswith("restore")] == ["restore 11", "restore 22"]
+
+
+def test_a_vm_that_fails_is_tried_twice_then_kept_and_may_be_tried_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.unrestorable = {WEB}
+    with pytest.raises(HoldfastError, match="QEMU refuses its state"):
+        scene.recover()
+    assert scene.deeds.count("restore 22") == 2
+    journal = open_journal(scene.config.state_dir)
+    assert (journal.state, states(journal)) == ("failed", {"db": "resumed", "web": "failed"})
+    scene.unrestorable = set()
+    assert states(scene.recover()) == {"db": "resumed", "web": "resumed"}
+
+
+def test_a_kernel_on_which_no_vm_comes_back_is_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.unrestorable = {DB, WEB}
+    with pytest.raises(SystemExit):
+        scene.recover()
+    # The old kernel takes over in a boot of its own, restores, and the report will say that the host fell back.
+    boots_as(monkeypatch, "back")
+    scene.unrestorable = set()
+    journal = scene.recover()
+    assert (journal.state, journal.view["fell_back"]) == ("restored", True)
+    assert states(journal) == {"db": "resumed", "web": "resumed"}
+    assert "QEMU refuses its state" in journal.view["reason"]
+
+
+def test_a_host_goes_back_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.unrestorable = {DB, WEB}
+    with pytest.raises(SystemExit):
+        scene.recover()
+    boots_as(monkeypatch, "back")
+    with pytest.raises(HoldfastError, match="not brought back"):
+        scene.recover()
+    assert scene.deeds.count("go back") == 1
+
+
+def test_an_unhealthy_kernel_is_left_before_any_vm_runs_on_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.problems = ["there is no /dev/kvm"]
+    with pytest.raises(SystemExit):
+        scene.recover()
+    assert not [deed for deed in scene.deeds if deed.startswith("restore")]
+
+
+def test_after_a_resume_there_is_no_way_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.unrestorable = {WEB}
+    with pytest.raises(HoldfastError):
+        scene.recover()
+    assert "go back" not in scene.deeds
+    assert not fallback.is_possible(open_journal(scene.config.state_dir))
+
+
+def test_a_boot_without_the_jump_loses_ram_and_only_those_start_that_may(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.saved()
+    boots_as(monkeypatch, "cold", "root=/dev/vda1")
+    scene.defined = [Guest(DB, "shutoff"), Guest(WEB, "shutoff")]
+    for guest in scene.defined:
+        guest.id = -1
+    recover.recover(scene.config)
+    journal = open_journal(scene.config.state_dir)
+    assert states(journal) == {"db": "lost", "web": "restarted"}
+    assert [guest.started for guest in scene.defined] == [False, True]
+    assert recover.give_up(scene.config, ["db"]).endswith("failed")
+    assert open_journal(scene.config.state_dir).state == "none"
+
+
+def test_only_a_vm_that_waits_can_be_given_up(scene: Scene) -> None:
+    scene.saved()
+    with pytest.raises(HoldfastError, match="no VM ghost waits on this host -- waiting: db, web"):
+        recover.give_up(scene.config, ["ghost"])
+
+
+def test_a_kernel_with_our_token_has_kept_the_ram_however_far_the_last_one_got(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new kernel died while it restored: the VM that ran there is lost, the one that still waited is not."""
+    scene.arrived()
+    scene.journal.record("restoring")
+    scene.journal.record("vm_resuming", uuid=DB)
+    scene.journal.record("vm_resumed", uuid=DB, moment=1.0, qemu="11")
+    boots_as(monkeypatch, "crash kernel")
+    journal = scene.recover()
+    assert (journal.state, states(journal)) == ("failed", {"db": "lost", "web": "resumed"})
+
+
+def test_the_kernels_taint_is_read_bit_by_bit() -> None:
+    assert health.damage(1 << 7 | 1) == ["the kernel reports an oops"]
+    assert health.damage(0) == []
