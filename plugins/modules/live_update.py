@@ -55,6 +55,12 @@ options:
       max_pause_s:
         description: Seconds that the VM may be paused. No limit when left out.
         type: float
+      may_restart:
+        description:
+          - Whether the VM may be started afresh from its disk when its RAM is lost, by a power cut for example.
+            Otherwise its start is forbidden until somebody gives its RAM up.
+        type: bool
+        default: false
   parallel:
     description: VMs that are suspended, and restored, at the same time.
     type: int
@@ -63,6 +69,23 @@ options:
     description: Seconds that suspending all VMs, and restoring one, may take on the host.
     type: int
     default: 600
+  fallback_after:
+    description:
+      - The host goes back to the old kernel when this many VMs could not be restored, or all of them, and none was
+        resumed. 0 for never.
+    type: int
+    default: 3
+  health_command:
+    description: A shell command on the host that must succeed on the new kernel, or the host goes back to the old one.
+    type: str
+    default: ""
+  verify_ram:
+    description:
+      - How much RAM of each VM is compared before it is restored. C(sampled) reads 256 pages of each VM. C(full) reads
+        all of it, twice and within the pause.
+    type: str
+    choices: [sampled, full]
+    default: sampled
   force:
     description: Whether to start a live update of a host that is up to date.
     type: bool
@@ -225,6 +248,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 UNIT = "holdfast-live-update.service"
 LOCK = RUN_DIR / "request.lock"
+LIMITS = ("parallel", "deadline_s", "fallback_after", "health_command", "verify_ram")
 
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["started"], "default": "started"},
@@ -238,10 +262,14 @@ ARGUMENTS: Dict[str, Any] = {
             "treatment": {"type": "str", "default": "in_place"},
             "priority": {"type": "int", "default": 50},
             "max_pause_s": {"type": "float"},
+            "may_restart": {"type": "bool", "default": False},
         },
     },
     "parallel": {"type": "int", "default": 2},
     "deadline_s": {"type": "int", "default": 600},
+    "fallback_after": {"type": "int", "default": 3},
+    "health_command": {"type": "str", "default": ""},
+    "verify_ram": {"type": "str", "choices": ["sampled", "full"], "default": "sampled"},
     "force": {"type": "bool", "default": False},
     "timeout_s": {"type": "int", "default": 1800},
     "connect_timeout_s": {"type": "int", "default": 10},
@@ -255,12 +283,11 @@ class LockHeld(HoldfastError):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the caller asked for."""
+    """What the caller asked for. ``limits``: the options that go into the request as they are."""
 
     kernel: str
     rules: Tuple[policy.Rule, ...]
-    parallel: int
-    deadline_s: int
+    limits: Dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -279,7 +306,7 @@ class Plan:
 def read_wish(params: Dict[str, Any]) -> Wish:
     """The caller's options. Raises BadInput for a rule that is not understood."""
     rules = [{key: value for key, value in rule.items() if value is not None} for rule in params["policy"]]
-    return Wish(params["kernel"], policy.parse_rules(rules), params["parallel"], params["deadline_s"])
+    return Wish(params["kernel"], policy.parse_rules(rules), {name: params[name] for name in LIMITS})
 
 
 def target_of(wish: Wish, host: HostFacts, installed: Sequence[str], may_be_missing: bool) -> str:
@@ -339,7 +366,10 @@ def one_per_line(line: str) -> str:
 
 
 def vm_requests(decisions: Sequence[policy.Decision]) -> List[request.VmRequest]:
-    return [request.VmRequest(one.name, one.uuid, one.priority, one.treatment.value, one.reason) for one in decisions]
+    return [
+        request.VmRequest(one.name, one.uuid, one.priority, one.treatment.value, one.reason, one.may_restart)
+        for one in decisions
+    ]
 
 
 def refuse_second(busy: str, current: journal.Journal) -> None:
@@ -380,9 +410,8 @@ def start(config: Config, plan: Plan, wish: Wish) -> None:
     """Hand the request to the agent. From here on the host acts by itself."""
     with alone():
         refuse_second(unit_busy(), journal.open_journal(config.state_dir))
-        wanted = request.Request(
-            plan.generation, plan.kernel_to, tuple(vm_requests(plan.decisions)), wish.parallel, wish.deadline_s
-        )
+        vms = tuple(vm_requests(plan.decisions))
+        wanted = request.Request(plan.generation, plan.kernel_to, vms, **wish.limits)
         request.write(config.state_dir, wanted)
         command.run(["systemctl", "start", "--no-block", UNIT])
 

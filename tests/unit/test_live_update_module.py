@@ -130,6 +130,7 @@ def test_starts_with_a_request_for_the_running_vms(lab: Lab) -> None:
         "priority": 90,
         "treatment": "in_place",
         "reason": "by rule 1 (name db*)",
+        "may_restart": False,
     }
 
 

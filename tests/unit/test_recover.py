@@ -163,7 +163,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(recover, "verify", lambda _pool, _vm: None)
     monkeypatch.setattr(recover.saveimage, "is_whole", lambda path: path in scene.whole)
     monkeypatch.setattr(suspend, "state_path", lambda _pool, uuid: uuid)
-    monkeypatch.setattr(suspend, "_evidence", lambda _pool, _uuid, _name: {"state_bytes": 1})
+    monkeypatch.setattr(suspend, "_evidence", lambda _pool, _uuid, _name, _coverage: {"state_bytes": 1})
     monkeypatch.setattr(suspend, "unpause", lambda _hypervisor, vm: scene.deeds.append(f"go on {vm['uuid'][:2]}"))
     monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "10.0.2")
     monkeypatch.setattr(fallback, "go_back", go_back)

@@ -28,6 +28,8 @@ def save_image(xml: str = XML, *, compressed: int = 0, version: int = 2) -> byte
 class Kept:
     """A pool that keeps one VM in a plain directory."""
 
+    coverage = integrity.SAMPLED
+
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / "ram").mkdir()
@@ -47,7 +49,7 @@ class Kept:
         return {
             "state_bytes": (self.root / "state").stat().st_size,
             "state_sha256": integrity.sha256(self.root / "state"),
-            "ram_samples": {ram.name: integrity.ram_sample(ram, seed=UUID) for ram in self.ram_of(UUID)},
+            "ram_proofs": {ram.name: integrity.ram_proof(ram, UUID, self.coverage) for ram in self.ram_of(UUID)},
         }
 
 
@@ -81,6 +83,21 @@ def test_what_was_harmed_is_found(pool: Any, harm: Any, words: str) -> None:
     harm(pool.root)
     with pytest.raises(VmError, match=words):
         restore.verify(pool, expected)
+
+
+@pytest.mark.parametrize("coverage", [integrity.SAMPLED, integrity.FULL])
+def test_one_flipped_bit_is_found_by_a_full_proof_wherever_it_is(pool: Any, coverage: str) -> None:
+    pool.coverage = coverage
+    expected = record(pool)
+    seen = 0
+    for page in range(600):
+        _flip(pool.root / "ram/pc.ram", page * integrity.PAGE + 77)
+        try:
+            restore.verify(pool, expected)
+        except VmError:
+            seen += 1
+        _flip(pool.root / "ram/pc.ram", page * integrity.PAGE + 77)
+    assert seen == (600 if coverage == integrity.FULL else integrity.SAMPLED_PAGES)
 
 
 def _flip(path: Path, position: int) -> None:

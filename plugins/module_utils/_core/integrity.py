@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checksums of state files and of a sample of RAM pages: proof that what is restored is what was saved."""
+"""Checksums of state files and of RAM, whole or sampled: proof that what is restored is what was saved."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Dict
 
 PAGE = 4096
 SAMPLED_PAGES = 256
+SAMPLED, FULL = "sampled", "full"
 
 
 def sha256(path: Path) -> str:
@@ -24,19 +25,20 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def ram_sample(path: Path, seed: str) -> Dict[str, object]:
-    """Identity of a RAM file: inode, size, and a digest over pages chosen by ``seed``, first and last included.
+def ram_proof(path: Path, seed: str, coverage: str = SAMPLED) -> Dict[str, object]:
+    """Identity of a RAM file: inode, size, and a digest over page numbers and contents.
 
-    The digest covers page numbers and contents. Constant in RAM size: at most SAMPLED_PAGES pages are read.
+    ``sampled``: of SAMPLED_PAGES pages at most, chosen by ``seed``, first and last included, so that the time does not
+    grow with RAM. ``full``: of all pages.
     """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as ram:
         facts = os.fstat(ram.fileno())
         pages = facts.st_size // PAGE
-        for number in _sampled(pages, seed):
+        for number in range(pages) if coverage == FULL else _sampled(pages, seed):
             digest.update(number.to_bytes(8, "little"))
             digest.update(os.pread(ram.fileno(), PAGE, number * PAGE))
-    return {"inode": facts.st_ino, "size_bytes": facts.st_size, "sha256": digest.hexdigest()}
+    return {"inode": facts.st_ino, "size_bytes": facts.st_size, "coverage": coverage, "sha256": digest.hexdigest()}
 
 
 def _sampled(pages: int, seed: str) -> list[int]:

@@ -89,7 +89,7 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
         order = [vm.uuid for vm in sorted(wanted.vms, key=lambda vm: vm.priority)]
         failures = lanes.until_failure(
             lambda uuid: suspending.pause(hypervisor, journal, uuid),
-            lambda uuid: suspending.save(hypervisor, pool, journal, uuid),
+            lambda uuid: suspending.save(hypervisor, pool, journal, uuid, wanted.verify_ram),
             order,
             wanted.parallel,
         )

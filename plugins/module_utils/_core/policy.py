@@ -9,6 +9,7 @@ A rule as the inventory writes it::
       treatment: in_place        # the default
       priority: 90               # 0..100, default 50: suspended last, restored first
       max_pause_s: 5             # seconds; no limit by default
+      may_restart: true          # started afresh when its RAM is lost, by a power cut for example; not by default
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ DEFAULT_PRIORITY = 50
 HIGHEST_PRIORITY = 100
 
 _MATCHED_BY = ("name", "uuid", "title")
-_KEYS = ("match", "treatment", "priority", "max_pause_s")
+_KEYS = ("match", "treatment", "priority", "max_pause_s", "may_restart")
 _AVAILABLE = (Treatment.IN_PLACE,)
 
 
@@ -38,6 +39,7 @@ class Rule:
     treatment: Treatment = Treatment.IN_PLACE
     priority: int = DEFAULT_PRIORITY
     max_pause_s: float | None = None
+    may_restart: bool = False
 
     @property
     def is_glob(self) -> bool:
@@ -65,6 +67,7 @@ class Decision:
     priority: int
     reason: str
     max_pause_s: float | None = None
+    may_restart: bool = False
 
 
 def parse_rules(entries: object) -> tuple[Rule, ...]:
@@ -99,7 +102,8 @@ def _decision(rules: Sequence[Rule], vm: VmFacts) -> Decision:
     rule = next((rule for rule in rules if rule.matches(vm)), None)
     reason = f"by {rule}" if rule else "by default: no rule matches"
     chosen = rule or Rule(number=0)
-    return Decision(vm.name, vm.uuid, chosen.treatment, chosen.priority, reason, chosen.max_pause_s)
+    limits = (chosen.max_pause_s, chosen.may_restart)
+    return Decision(vm.name, vm.uuid, chosen.treatment, chosen.priority, reason, *limits)
 
 
 def _check_known(rule: Rule, vms: Sequence[VmFacts]) -> None:
@@ -126,6 +130,7 @@ def _rule(number: int, entry: object) -> Rule:
         treatment=_treatment(number, entry.get("treatment", Treatment.IN_PLACE.value)),
         priority=_priority(number, entry.get("priority", DEFAULT_PRIORITY)),
         max_pause_s=_max_pause(number, entry.get("max_pause_s")),
+        may_restart=_may_restart(number, entry.get("may_restart", False)),
     )
 
 
@@ -171,3 +176,9 @@ def _max_pause(number: int, value: object) -> float | None:
             "leave it out for no limit",
         )
     return float(value)
+
+
+def _may_restart(number: int, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadInput(f"policy rule {number}: may_restart {value!r} is not true or false", "leave it out for false")
+    return value

@@ -56,10 +56,10 @@ def verify(pool: Pool, record: Dict[str, Any]) -> None:
     if integrity.sha256(path) != record["state_sha256"]:
         raise VmError(f"VM {name}: its state file does not match its checksum")
     found = {ram.name: ram for ram in pool.ram_of(uuid)}
-    for ram_name, expected in record["ram_samples"].items():
+    for ram_name, expected in record["ram_proofs"].items():
         if ram_name not in found:
             raise VmError(f"VM {name}: its RAM {ram_name} is missing from the pool")
-        if integrity.ram_sample(found[ram_name], seed=uuid) != expected:
+        if integrity.ram_proof(found[ram_name], uuid, expected["coverage"]) != expected:
             raise VmError(f"VM {name}: its RAM {ram_name} is not what was saved")
 
 

@@ -33,13 +33,16 @@ def pause(hypervisor: Hypervisor, journal: Journal, uuid: str) -> None:
     domain.pause()
 
 
-def save(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str) -> None:
-    """Keep a paused VM's RAM, save its device state and record it. Raises VmError; it may be saved already then."""
+def save(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, coverage: str) -> None:
+    """Keep a paused VM's RAM, save its device state and record it, with a proof over RAM of the given coverage.
+
+    Raises VmError; it may be saved already then.
+    """
     domain = hypervisor.domain(uuid)
     kept = pool.keep(uuid, domain.id, domain.name)
     monitor.keep_ram_in_place(domain)
     domain.save(str(state_path(pool, uuid)))
-    evidence = _evidence(pool, uuid, domain.name)
+    evidence = _evidence(pool, uuid, domain.name, coverage)
     journal.record("vm_saved", uuid=uuid, ram_bytes=sum(ram.size_bytes for ram in kept), **evidence)
 
 
@@ -50,7 +53,9 @@ def note_saved(pool: Pool, journal: Journal, record: Dict[str, Any]) -> None:
     """
     uuid = record["uuid"]
     ram_bytes = sum(ram.stat().st_size for ram in pool.ram_of(uuid))
-    journal.record("vm_saved", uuid=uuid, ram_bytes=ram_bytes, **_evidence(pool, uuid, record["name"]))
+    journal.record(
+        "vm_saved", uuid=uuid, ram_bytes=ram_bytes, **_evidence(pool, uuid, record["name"], integrity.SAMPLED)
+    )
 
 
 def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
@@ -61,7 +66,7 @@ def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
         domain.resume()
 
 
-def _evidence(pool: Pool, uuid: str, name: str) -> Dict[str, Any]:
+def _evidence(pool: Pool, uuid: str, name: str, coverage: str) -> Dict[str, Any]:
     """Sizes and checksums of what was just written, for the restore to compare with."""
     path = state_path(pool, uuid)
     size = path.stat().st_size
@@ -69,8 +74,8 @@ def _evidence(pool: Pool, uuid: str, name: str) -> Dict[str, Any]:
         found = f"its state file has {size} bytes, so RAM was written into it"
         raise VmError(f"VM {name}: {found}", "its RAM is not a shared file in the pool; see preflight")
     _sync(path)
-    samples = {ram.name: integrity.ram_sample(ram, seed=uuid) for ram in pool.ram_of(uuid)}
-    return {"state_bytes": size, "state_sha256": integrity.sha256(path), "ram_samples": samples}
+    proofs = {ram.name: integrity.ram_proof(ram, uuid, coverage) for ram in pool.ram_of(uuid)}
+    return {"state_bytes": size, "state_sha256": integrity.sha256(path), "ram_proofs": proofs}
 
 
 def _sync(path: Path) -> None:
