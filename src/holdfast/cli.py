@@ -20,7 +20,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._report.schema import
 from .progress import ExitCode
 
 # Each brings its own sub-command through register(subparsers).
-GUESTS = ("holdfast.lab.cli", "holdfast.bench.cli")
+GUESTS = ("holdfast.lab.cli", "holdfast.bench.cli", "holdfast.faults.cli")
 EXIT_CODES = (
     "exit codes: 0 done, 2 a host failed, 3 refused by preflight, 4 stopped on request, 5 another run holds the lock"
 )

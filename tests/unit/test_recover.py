@@ -211,9 +211,12 @@ def test_a_vm_that_was_saved_but_not_on_record_is_restored_from_that(scene: Scen
 def test_a_vm_whose_qemu_died_is_lost_by_name_and_the_others_go_on(scene: Scene) -> None:
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
     scene.journal.record("vm_paused", uuid=DB, was_paused=False)
-    scene.guests = [Guest(DB, "paused")]
+    scene.guests, scene.defined = [Guest(DB, "paused")], [Guest(WEB, "shutoff")]
+    scene.defined[0].id = -1
     journal = scene.recover()
-    assert (journal.state, states(journal)) == ("aborted", {"db": "resumed", "web": "lost"})
+    # Its policy lets it start afresh.
+    assert (journal.state, states(journal)) == ("aborted", {"db": "resumed", "web": "restarted"})
+    assert scene.defined[0].started
 
 
 def test_a_state_that_was_used_is_not_used_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

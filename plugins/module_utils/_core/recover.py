@@ -34,7 +34,7 @@ def recover(config: Config, reason: str = "") -> str:
     journal = open_journal(config.state_dir)
     boot = attach.present_boot(journal)
     if boot is Boot.ORDINARY:
-        return "no generation is in flight"
+        return settle(config, journal) if journal.generation else "no generation is in flight"
     pool = open_pool(config)
     if boot is Boot.SAME:
         return _take_back(config, pool, journal, reason or f"the agent was ended while it was {journal.state}")
@@ -69,11 +69,17 @@ def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
     """The RAM is gone. What may start afresh does; what may not waits for somebody to say so."""
     attach.report_lost(journal)
     pool.attach(Content.FRESH)
-    for vm in journal.vms:
-        if vm["state"] == "lost" and vm.get("may_restart"):
-            with connect_patiently() as hypervisor:
-                _start_afresh(hypervisor, journal, vm)
+    _restart_lost(journal)
     return settle(config, journal)
+
+
+def _restart_lost(journal: Journal) -> None:
+    """Start those afresh whose policy says so."""
+    lost = [vm for vm in journal.vms if vm["state"] == "lost" and vm.get("may_restart")]
+    if lost:
+        with connect_patiently() as hypervisor:
+            for vm in lost:
+                _start_afresh(hypervisor, journal, vm)
 
 
 def _start_afresh(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) -> None:
@@ -216,6 +222,7 @@ def _close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     if lost and ending == "restored":
         ending, reason = "failed", f"lost: {', '.join(lost)}"
     journal.record(ending, reason=reason, qemu=versions[-1] if versions else "")
+    _restart_lost(journal)
     return settle(config, journal)
 
 
