@@ -61,7 +61,7 @@ def run_matrix(folder: Path, faults: Sequence[Fault], kills: int = 0, seed: int 
         try:
             with lab_host(folder / "lab") as host:
                 while len(rows) < len(wanted):
-                    rows.append(row := _one(host, *wanted[len(rows)]))
+                    rows.append(row := one(host, *wanted[len(rows)]))
                     _write(folder / "faults.json", rows, seed)
                     print(f"  {'ok ' if not row.trouble else 'BAD'} {row.outcome:10} {row.seconds_to_service:5.0f} s")
                     for text in row.trouble:
@@ -106,8 +106,8 @@ def lab_host(folder: Path) -> Iterator[Host]:
         down(folder)
 
 
-def _one(host: Host, fault: Fault, at: float | None) -> Row:
-    """Let one fault happen and judge it."""
+def one(host: Host, fault: Fault, at: float | None = None) -> Row:
+    """Let one fault happen on a host with its guests at work and our saboteur installed, and judge it from outside."""
     with step(f"{fault.name} ({fault.phase})"), scene.watched(host) as watch:
         strike.arm(host, fault, at)
         begun = time.monotonic()
