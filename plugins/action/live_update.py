@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shlex
 import time
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._absence import Patient, pauses_between_tries
 
 display = Display()
 
@@ -34,7 +34,6 @@ JOURNAL_PATH = "/var/lib/holdfast/journal.jsonl"
 DEFAULT_TIMEOUT_S = 1800
 DEFAULT_CONNECT_TIMEOUT_S = 10
 DEFAULT_POLL_S = 2
-LONGEST_PAUSE_BETWEEN_TRIES_S = 8
 # Polls in a row that must find the unit at rest before it counts as dead: systemd may not have started it yet.
 LOOKS_BEFORE_DEAD = 4
 
@@ -42,7 +41,8 @@ TERMINAL_STATES = ("restored", "aborted", "failed")
 
 WHERE_TO_LOOK = (
     "The host acts by itself and needs no controller. Look at its console (serial or BMC), and at its journal "
-    f"{JOURNAL_PATH} ('{AGENT} status') once it answers. Running the upgrade again is safe: it reads the journal first"
+    f"{JOURNAL_PATH} ('{AGENT} status') once it answers. 'holdfast recover' finishes or takes back what is in flight, "
+    "and is safe at any time"
 )
 
 STATE_NEWS = {
@@ -55,8 +55,11 @@ STATE_NEWS = {
     "restoring": "restoring the VMs",
     "restored": "all VMs restored",
     "aborted": "aborted",
+    "falling_back": "going back to the old kernel",
     "failed": "failed",
 }
+# VMs that lost what was in their RAM, or do not run.
+FAILED_VM_STATES = ("failed", "lost", "restarted", "given_up")
 
 
 def probe(known_stamp: str) -> str:
@@ -157,12 +160,18 @@ def judge(start: Start, seen: Sighting) -> str:
     state, proof = seen.journal.get("state"), prove(start, seen)
     if state == "failed" or any(is_failed(vm) for vm in seen.journal.get("vms", [])):
         return "failed"
-    if state == "restored" and all(proof.values()):
+    if state == "restored" and all(proof.values()) and not fell_back(seen):
         return "upgraded"
-    # Another boot on the old kernel with every VM back is the way back, whatever name its journal ended with.
-    if proof["boot_id_changed"] and not proof["kernel_matches"] and seen.kernel == start.kernel_from:
+    # The journal says so itself; another boot on the old kernel with every VM back is the way back in any case.
+    back_on_old = not proof["kernel_matches"] and seen.kernel == start.kernel_from
+    if proof["boot_id_changed"] and (back_on_old or fell_back(seen)):
         return "fell_back"
     return "aborted" if state == "aborted" and not proof["boot_id_changed"] else "failed"
+
+
+def fell_back(seen: Sighting) -> bool:
+    """Whether the host went back to the old kernel, by its journal."""
+    return seen.journal.get("fell_back") is True
 
 
 def explain(start: Start, seen: Sighting, result: str) -> str:
@@ -174,18 +183,20 @@ def explain(start: Start, seen: Sighting, result: str) -> str:
         return f"live update {start.generation} was aborted before the jump, the VMs run on the old kernel: {reason}"
     if result == "fell_back":
         return f"live update {start.generation} fell back to kernel {seen.kernel}: {reason}"
+    lost = [vm for vm in seen.journal.get("vms", []) if is_failed(vm)]
     missing = [name for name, proven in prove(start, seen).items() if not proven]
-    if missing and seen.journal.get("state") == "restored":
+    if missing and not lost and seen.journal.get("state") == "restored":
         return (
             f"live update {start.generation} says restored, but the jump is not proven ({', '.join(missing)} is false: "
             f"boot id {seen.boot_id}, kernel {seen.kernel}, wanted {start.kernel_to}). Look at the host before going on"
         )
-    vms = [f"{vm.get('name')}: {vm.get('error') or 'failed'}" for vm in seen.journal.get("vms", []) if is_failed(vm)]
+    vms = [f"{vm.get('name')}: {vm.get('error') or vm.get('state')}" for vm in lost]
     return f"live update {start.generation} failed: {'; '.join([reason, *vms])}"
 
 
 def is_failed(vm: dict[str, Any]) -> bool:
-    return vm.get("state") in ("failed", "lost")
+    """Whether the VM did not carry on: it does not run, or not with the RAM it had."""
+    return vm.get("state") in FAILED_VM_STATES
 
 
 def our_journal(start: Start, seen: Sighting) -> dict[str, Any]:
@@ -197,11 +208,20 @@ def state_of(start: Start, seen: Sighting) -> str:
     return str(our_journal(start, seen).get("state", "none"))
 
 
+def is_leaving(start: Start, seen: Sighting) -> bool:
+    """Whether the agent's last deed in this kernel is to leave it: its unit may look then as if it had ended."""
+    state = state_of(start, seen)
+    if state == "falling_back":
+        return bool(seen.boot_id == seen.journal.get("boot_id", {}).get("to"))
+    return state == "jumping" and seen.boot_id == start.boot_id
+
+
 def is_dead(start: Start, seen: Sighting) -> bool:
     """Whether nothing on the host carries this live update on any more: then waiting is of no use."""
+    if is_leaving(start, seen):
+        return False
     if seen.boot_id == start.boot_id:
-        # The agent's last deed is the jump itself: between the two, its unit may look as if it had ended.
-        return state_of(start, seen) != "jumping" and seen.update_unit in ("inactive", "failed")
+        return seen.update_unit in ("inactive", "failed")
     return "failed" in (seen.pool_unit, seen.restore_unit)
 
 
@@ -233,18 +253,8 @@ def vm_news(vm: dict[str, Any]) -> str:
     return f"{line}: {vm['error']}" if vm.get("error") else line
 
 
-def pauses_between_tries() -> Iterator[float]:
-    """Seconds to wait after each try that found no host: 1, 2, 4, 8, 8..., with jitter so that hosts spread out."""
-    pause = 1.0
-    while True:
-        yield pause + secrets.randbelow(500) / 1000
-        pause = min(pause * 2, LONGEST_PAUSE_BETWEEN_TRIES_S)
-
-
-class ActionModule(ActionBase):
+class ActionModule(Patient):
     """Runs the module of the same name, then watches the host until its journal is closed."""
-
-    TRANSFERS_FILES = False
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         self._supports_check_mode = True
@@ -283,7 +293,7 @@ class ActionModule(ActionBase):
         """Follow the live update to its end and turn that end into the task's result."""
         start = Start(started["generation"], started["boot_id"], started["kernel"]["from"], started["kernel"]["to"])
         self._say(f"live update {start.generation} started, kernel {start.kernel_from} -> {start.kernel_to}")
-        options = self._expect_absence()
+        options = self._expect_absence(int(self._seconds("connect_timeout_s", DEFAULT_CONNECT_TIMEOUT_S)))
         try:
             ending = self._follow(start)
         finally:
@@ -385,44 +395,6 @@ class ActionModule(ActionBase):
 
     def _timeout_s(self) -> float:
         return self._seconds("timeout_s", DEFAULT_TIMEOUT_S)
-
-    def _seconds(self, name: str, default: int) -> float:
-        return float(self._task.args.get(name) or default)
-
-    def _expect_absence(self) -> dict[str, Any]:
-        """Make a dead connection show within seconds. Returns the options as they were before."""
-        wanted: dict[str, Any] = {
-            "timeout": int(self._seconds("connect_timeout_s", DEFAULT_CONNECT_TIMEOUT_S)),
-            "reconnection_retries": 0,
-        }
-        before = {name: self._connection_option(name) for name in [*wanted, "ssh_extra_args"]}
-        if before["ssh_extra_args"] is not None or self._connection.transport == "ssh":
-            # The host vanishes without closing its connections: without these, a command sent just then never ends.
-            keepalive = "-o ServerAliveInterval=3 -o ServerAliveCountMax=3"
-            wanted["ssh_extra_args"] = f"{before['ssh_extra_args'] or ''} {keepalive}".strip()
-        self._set_connection_options(wanted)
-        return before
-
-    def _connection_option(self, name: str) -> Any:
-        try:
-            return self._connection.get_option(name)
-        except (AnsibleError, KeyError, AttributeError):
-            return None
-
-    def _set_connection_options(self, options: dict[str, Any]) -> None:
-        """Set those options that this connection plugin has; drop the connection, which runs with the old ones."""
-        for name, value in options.items():
-            try:
-                self._connection.set_option(name, value)
-            except (AnsibleError, KeyError, AttributeError):
-                display.vvv(f"{self._host}: this connection plugin has no option {name}")
-        self._reset_connection()
-
-    def _reset_connection(self) -> None:
-        try:
-            self._connection.reset()
-        except (AnsibleError, AttributeError) as error:
-            display.vvv(f"{self._host}: connection was not reset: {error}")
 
     def _gone(self, start: Start, seen: Sighting, error: Exception) -> str:
         return (

@@ -91,13 +91,20 @@ def _bars(picture: Timeline, cells: int) -> Table:
         grid.add_row(
             Text(figures.shortened(figures.printable(vm["name"]), 18)),
             cells_of(picture, _segments(bar), cells),
-            Text(figures.seconds(vm["pause_s"]) if bar.ended else vm["result"], "bold" if bar.ended else "bold red"),
+            _outcome(vm),
             Text(figures.size(vm["ram_bytes"]), "dim"),
             Text(figures.size(vm["state_bytes"]), "dim"),
             Text("verified", "green") if vm["ram_verified"] else Text("unverified", "yellow"),
         )
     grid.add_row("", _axis(picture, cells))
     return grid
+
+
+def _outcome(vm: Mapping[str, Any]) -> Text:
+    """The pause of a VM that carried on, else what became of it."""
+    if vm["result"] == "resumed":
+        return Text(figures.seconds(vm["pause_s"]), "bold")
+    return Text(vm["result"].replace("_", " "), "bold yellow" if vm["result"] == "restarted" else "bold red")
 
 
 def _axis(picture: Timeline, cells: int) -> Text:

@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _register_upgrade(commands)
+    _register_recover(commands)
     _register_report(commands)
     for name in GUESTS:
         _register_guest(name, commands)
@@ -80,6 +81,32 @@ def _register_upgrade(commands: Any) -> None:
     command = commands.add_parser(
         "upgrade", help="upgrade the hosts of an inventory, one after the other", epilog=EXIT_CODES
     )
+    _add_fleet(command)
+    command.add_argument("--campaign", default="upgrade", help="name at the top of the report (default: upgrade)")
+    command.add_argument("--report-dir", type=Path, metavar="DIR", help="where report.json and report.html go")
+    command.set_defaults(func=_upgrade)
+
+
+def _register_recover(commands: Any) -> None:
+    command = commands.add_parser(
+        "recover",
+        help="finish or take back what an upgrade left behind on the hosts of an inventory; safe at any time",
+        epilog=EXIT_CODES,
+    )
+    _add_fleet(command)
+    command.add_argument(
+        "--give-up",
+        action="append",
+        default=[],
+        metavar="VM",
+        help="if this VM cannot be brought back, delete the RAM that was kept for it, so that it may start from its "
+        "disk; again for each further one",
+    )
+    command.set_defaults(func=_recover)
+
+
+def _add_fleet(command: argparse.ArgumentParser) -> None:
+    """Which hosts, and how it is shown."""
     command.add_argument("-i", "--inventory", type=Path, required=True, help="inventory file or directory")
     command.add_argument("-l", "--limit", default="", help="only these hosts (an Ansible pattern)")
     command.add_argument(
@@ -98,10 +125,7 @@ def _register_upgrade(commands: Any) -> None:
         metavar="VARS",
         help="as for ansible-playbook: key=value, JSON or @file",
     )
-    command.add_argument("--campaign", default="upgrade", help="name at the top of the report (default: upgrade)")
-    command.add_argument("--report-dir", type=Path, metavar="DIR", help="where report.json and report.html go")
     command.add_argument("--json", action="store_true", help="print JSON lines instead of a picture")
-    command.set_defaults(func=_upgrade)
 
 
 def _register_report(commands: Any) -> None:
@@ -112,7 +136,7 @@ def _register_report(commands: Any) -> None:
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:
-    from .upgrade import Wish, upgrade
+    from .upgrade import Wish, carry_out
 
     wish = Wish(
         inventory=arguments.inventory,
@@ -122,7 +146,22 @@ def _upgrade(arguments: argparse.Namespace) -> int:
         campaign=arguments.campaign,
         report_dir=arguments.report_dir,
     )
-    return upgrade(wish, lambda: _view(arguments))
+    return carry_out(wish, lambda: _view(arguments))
+
+
+def _recover(arguments: argparse.Namespace) -> int:
+    from .upgrade import RECOVER, Wish, carry_out
+
+    letting_go = (json.dumps({"holdfast_give_up": arguments.give_up}),) if arguments.give_up else ()
+    wish = Wish(
+        inventory=arguments.inventory,
+        limit=arguments.limit,
+        check=arguments.check,
+        extra_vars=(*arguments.extra_vars, *letting_go),
+        campaign="recover",
+        playbook=RECOVER,
+    )
+    return carry_out(wish, lambda: _view(arguments))
 
 
 def _view(arguments: argparse.Namespace) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 ROLE_PREFIX = "holdfast.kvm."
 LIVE_UPDATE = "live_update"
+RECOVER_ACTION = "holdfast.kvm.recover"
 REPORT_ACTION = "holdfast.kvm.report"
 # A failure of one of these outside a role is the playbook's gate between hosts speaking, not the host.
 GATE_ACTIONS = ("ansible.builtin.assert", "ansible.builtin.fail", "assert", "fail")
@@ -51,6 +52,8 @@ class HostStatus(StrEnum):
 
 
 FAILURES = (HostStatus.FAILED, HostStatus.FELL_BACK, HostStatus.ABORTED, HostStatus.UNREACHABLE)
+# VMs that do not run, or not with the RAM that they had.
+VMS_IN_TROUBLE = ("failed", "lost", "restarted", "given_up")
 # What ansible said first about a host explains more than what follows from it.
 SETTLED = (*FAILURES, HostStatus.REFUSED, HostStatus.LOCKED)
 
@@ -82,7 +85,7 @@ class VmProgress:
     @property
     def paused(self) -> bool:
         """Whether its guest stands still."""
-        return bool(self.paused_at) and self.state not in ("pending", "resumed")
+        return bool(self.paused_at) and self.state not in ("pending", "resumed", "lost", "restarted", "given_up")
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,11 @@ class HostProgress:
     clock_ahead_s: float | None = None
 
     def pause_s(self, vm: VmProgress, now: float) -> float | None:
-        """Seconds that a VM has been paused so far, or was in all; None before its pause."""
-        if not vm.paused_at:
-            return None
-        if vm.resumed_at:
+        """Seconds that a VM has been paused so far, or was in all; None before its pause, and for one that was lost."""
+        if vm.paused_at and vm.resumed_at:
             return max(vm.resumed_at - vm.paused_at, 0.0)
+        if not vm.paused:
+            return None
         return max(now - (self.clock_ahead_s or 0.0) - vm.paused_at, 0.0)
 
 
@@ -285,7 +288,17 @@ def _succeeded(progress: Progress, at: float, details: Mapping[str, Any]) -> Pro
         status = _status(result.get("result"))
         status = HostStatus.DONE if status is HostStatus.SKIPPED else status
         return _verdict(progress, at, details["host"], status, "")
+    if action == RECOVER_ACTION and details.get("host"):
+        return _recovered(progress, at, details["host"], result)
     return progress
+
+
+def _recovered(progress: Progress, at: float, name: str, result: Mapping[str, Any]) -> Progress:
+    """Nothing waits on this host. Its journal may be of long ago, so only what was changed just now is shown of it."""
+    if result.get("changed"):
+        progress = _journal(progress, name, at, result.get("journal"))
+    progress = _told(progress, Happening(at, Kind.REMARK, str(result.get("standing") or ""), name))
+    return _verdict(progress, at, name, HostStatus.DONE, "")
 
 
 def _failed(progress: Progress, at: float, details: Mapping[str, Any]) -> Progress:
@@ -395,8 +408,9 @@ def _vm_happenings(before: HostProgress, after: HostProgress, at: float) -> list
             told.append(Happening(at, Kind.VM_PAUSED, "paused", after.name, vm.name))
         if vm.resumed_at and not old.resumed_at:
             told.append(Happening(at, Kind.VM_RESUMED, "resumed", after.name, vm.name, after.pause_s(vm, at)))
-        if vm.state == "failed" and old.state != "failed":
-            told.append(Happening(at, Kind.VM_FAILED, f"failed: {vm.error}", after.name, vm.name))
+        if vm.state in VMS_IN_TROUBLE and old.state != vm.state:
+            text = ": ".join(part for part in (vm.state.replace("_", " "), vm.error) if part)
+            told.append(Happening(at, Kind.VM_FAILED, text, after.name, vm.name))
     return told
 
 

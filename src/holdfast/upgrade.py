@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``holdfast upgrade``: the same playbook as with plain ansible-playbook, through ansible-runner, watched.
+"""``holdfast upgrade`` and ``recover``: the same playbooks as with plain ansible-playbook, by ansible-runner, watched.
 
 ansible-runner kills ansible-playbook when it is interrupted, so signals are ours: the first asks the playbook to stop
 between two hosts, the second kills it, which a host in the middle of its live update survives.
@@ -44,7 +44,8 @@ from .progress import (
 )
 from .view import View
 
-PLAYBOOK = "holdfast.kvm.upgrade"
+UPGRADE = "holdfast.kvm.upgrade"
+RECOVER = "holdfast.kvm.recover"
 PROGRESS_FILE_VARIABLE = "HOLDFAST_PROGRESS_FILE"
 DEFAULT_COLLECTIONS = ("~/.ansible/collections", "/usr/share/ansible/collections")
 REDRAW_S = 0.2
@@ -60,6 +61,7 @@ class Wish:
     extra_vars: tuple[str, ...] = ()
     campaign: str = "upgrade"
     report_dir: Path | None = None
+    playbook: str = UPGRADE
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Place:
         return self.root / "artifacts" / "ansible" / "stdout"
 
 
-def upgrade(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
-    """Run the campaign to its end. Raises BadInput before anything starts when the wish cannot be carried out."""
+def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
+    """Run the playbook to its end. Raises BadInput before anything starts when the wish cannot be carried out."""
     if not wish.inventory.exists():
         raise BadInput(f"inventory {wish.inventory} does not exist", "name an inventory file or directory with -i")
     environment = ansible_environment(os.environ)
@@ -159,7 +161,7 @@ def chosen_hosts(wish: Wish, environment: Mapping[str, str]) -> tuple[str, ...]:
         str(wish.inventory.absolute()),
         *ansible_arguments(wish),
         "--list-hosts",
-        PLAYBOOK,
+        wish.playbook,
     ]
     try:
         listed = run([str(_tool(words[0])), *words[1:]], env=environment, timeout_s=120)
@@ -172,7 +174,7 @@ def chosen_hosts(wish: Wish, environment: Mapping[str, str]) -> tuple[str, ...]:
     hosts = hosts_listed(listed)
     if not hosts:
         raise BadInput(
-            f"inventory {wish.inventory} has no host for {PLAYBOOK}"
+            f"inventory {wish.inventory} has no host for {wish.playbook}"
             + (f" within --limit {wish.limit}" if wish.limit else ""),
             hint,
         )
@@ -214,7 +216,7 @@ def _runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
         done = ansible_runner.run(
             private_data_dir=str(place.root),
             ident="ansible",
-            playbook=PLAYBOOK,
+            playbook=wish.playbook,
             # A list is passed on as it is; a string would be copied.
             inventory=[str(wish.inventory.absolute())],
             cmdline=shlex.join(arguments),

@@ -19,7 +19,16 @@ from rich.text import Text
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._report import figures
 
-from .progress import Happening, HostProgress, HostStatus, Kind, Progress, VmProgress, exit_code
+from .progress import (
+    VMS_IN_TROUBLE,
+    Happening,
+    HostProgress,
+    HostStatus,
+    Kind,
+    Progress,
+    VmProgress,
+    exit_code,
+)
 
 COLOURS = {
     HostStatus.WAITING: "dim",
@@ -34,7 +43,7 @@ COLOURS = {
     HostStatus.FAILED: "red",
     HostStatus.UNREACHABLE: "red",
 }
-VM_COLOURS = {"pending": "dim", "resumed": "green", "failed": "red"}
+VM_COLOURS = {"pending": "dim", "resumed": "green", "failed": "red", "lost": "red", "given_up": "red"}
 LAST_HAPPENINGS = 6
 # Lines that the header, the headings and the last happenings take away from hosts and VMs.
 _FRAME_LINES = 16
@@ -140,8 +149,8 @@ def closing_lines(progress: Progress) -> list[str]:
     ]
     if progress.cancelled:
         lines.append(
-            "Stopped at once. Hosts in the middle of a live update finish it by themselves; run the upgrade "
-            "again to go on: it reads their journals first."
+            "Stopped at once. Hosts in the middle of a live update finish it by themselves; 'holdfast recover' waits "
+            "for them and says how they stand. Then run the upgrade again: hosts that are done are skipped."
         )
     elif progress.stop_asked and any(host.status is HostStatus.WAITING for host in progress.hosts):
         lines.append("Stopped on request. Run the upgrade again to go on with the remaining hosts.")
@@ -214,7 +223,7 @@ def _vms(host: HostProgress, now: float, room: int) -> Table:
     for vm in shown_vms(order, room):
         table.add_row(
             Text(figures.printable(vm.name)),
-            Text(figures.printable(vm.state), VM_COLOURS.get(vm.state, "yellow")),
+            Text(figures.printable(vm.state.replace("_", " ")), VM_COLOURS.get(vm.state, "yellow")),
             Text(figures.seconds(host.pause_s(vm, now)), "bold" if vm.paused else ""),
             Text(figures.size(vm.ram_bytes or None)),
             Text(f"{order.index(vm) + 1} of {len(order)}"),
@@ -226,7 +235,7 @@ def _vms(host: HostProgress, now: float, room: int) -> Table:
 
 def shown_vms(order: list[VmProgress], room: int) -> list[VmProgress]:
     """The VMs that fit, in order: those in trouble first, then those that stand still, then the others."""
-    urgent = sorted(order, key=lambda vm: (vm.state != "failed", not vm.paused))[:room]
+    urgent = sorted(order, key=lambda vm: (vm.state not in VMS_IN_TROUBLE, not vm.paused))[:room]
     return [vm for vm in order if vm in urgent]
 
 

@@ -45,6 +45,24 @@ def test_report_is_found_in_its_directory_and_turned_into_a_page(tmp_path: Path)
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_recover_names_the_vms_to_give_up_and_uses_its_own_playbook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes: list[Wish] = []
+
+    def carry_out(wish: Wish, _view: object) -> ExitCode:
+        wishes.append(wish)
+        return ExitCode.DONE
+
+    monkeypatch.setattr(upgrade, "carry_out", carry_out)
+    words = ["recover", "-i", str(tmp_path), "--limit", "hv1", "--give-up", "db 1", "--give-up", "web", "--check"]
+    assert main(words) == ExitCode.DONE
+    assert (wishes[0].playbook, wishes[0].limit, wishes[0].check) == (upgrade.RECOVER, "hv1", ("--check",))
+    assert json.loads(wishes[0].extra_vars[0]) == {"holdfast_give_up": ["db 1", "web"]}
+    assert main(["recover", "-i", str(tmp_path)]) == ExitCode.DONE
+    assert wishes[1].extra_vars == ()
+
+
 LISTED = """
 playbook: /x/playbooks/upgrade.yml
 

@@ -73,6 +73,36 @@ def line(at: float, entry: dict[str, Any], host: str = "hv1") -> ProgressLine:
     return ProgressLine({"at": at, "host": host, "journal": entry})
 
 
+def recovered(host: str, **result: Any) -> AnsibleEvent:
+    return ansible("runner_on_ok", host, resolved_action="holdfast.kvm.recover", res=result)
+
+
+def test_a_host_with_nothing_left_to_recover_is_done() -> None:
+    old = journal("restored", db1={"state": "resumed", "paused_at": 10.0, "resumed_at": 12.0})
+    calm = recovered("hv1", changed=False, standing="no live update is in flight", journal=old)
+    busy = recovered("hv2", changed=True, standing="live update g-1 is done", journal=old)
+    progress = after(BEGAN, calm, busy, ENDED)
+    assert exit_code(progress) is ExitCode.DONE
+    assert {host.status for host in progress.hosts} == {HostStatus.DONE}
+    told = [(event.host, event.text) for event in progress.happenings if event.kind is Kind.REMARK]
+    assert told == [("hv1", "no live update is in flight"), ("hv2", "live update g-1 is done")]
+    assert (progress.host("hv1").vms, len(progress.host("hv2").vms)) == ((), 1)
+
+
+def test_a_vm_that_waits_makes_its_host_a_failed_one() -> None:
+    entry = journal("failed", db1={"state": "lost", "error": "power cut"})
+    waits = ansible(
+        "runner_on_failed",
+        "hv1",
+        resolved_action="holdfast.kvm.recover",
+        res={"msg": "VM db1 (lost)", "journal": entry},
+    )
+    progress = after(BEGAN, waits, recovered("hv2", standing="no live update is in flight"), FAILED_RUN)
+    assert exit_code(progress) is ExitCode.HOST_FAILED
+    assert progress.host("hv1").error == "VM db1 (lost)"
+    assert [event.text for event in progress.happenings if event.kind is Kind.VM_FAILED] == ["lost: power cut"]
+
+
 PAUSED = {"state": "suspended", "paused_at": 1010.0}
 RESUMED = {"state": "resumed", "paused_at": 1010.0, "resumed_at": 1018.5}
 

@@ -147,6 +147,14 @@ def test_a_stop_file_stops_before_the_next_batch(fleet: Fleet) -> None:
     assert fleet.marked("verify") == ["h1", "h2"]
 
 
+def test_the_next_run_goes_on_where_a_failure_stopped_the_roll(fleet: Fleet) -> None:
+    assert fleet.upgrade("-e", "fail_at_live_update=h2").returncode == 2
+    assert fleet.marked("verify") == ["h1"]
+    run = fleet.upgrade()
+    assert run.returncode == 0, run.stdout
+    assert fleet.marked("verify") == list(HOSTS)
+
+
 def test_an_inventory_without_hosts_is_refused(fleet: Fleet) -> None:
     run = fleet.upgrade("-e", "holdfast_hosts=nobody")
     assert run.returncode == 2

@@ -232,6 +232,32 @@ def test_another_boot_on_the_old_kernel_fell_back(monkeypatch: pytest.MonkeyPatc
     assert "new kernel panicked" in result["msg"]
 
 
+def test_a_host_that_went_back_says_so_in_its_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it was upgraded to the kernel that ran already, so that the kernel proves nothing."""
+    state = {**journal("restored", "resumed", reason="there is no /dev/kvm"), "fell_back": True}
+    result = Stage(monkeypatch, [answer(journal("suspended")), LOST, after_jump(state)]).run()
+    assert (result["failed"], result["result"]) == (True, "fell_back")
+    assert "there is no /dev/kvm" in result["msg"]
+
+
+@pytest.mark.parametrize("vm", ["lost", "restarted", "given_up"])
+def test_a_vm_that_lost_its_memory_is_a_failure(monkeypatch: pytest.MonkeyPatch, vm: str) -> None:
+    state = {**journal("restored", vm), "fell_back": True}
+    result = Stage(monkeypatch, [answer(journal("suspended")), LOST, after_jump(state, kernel=OLD)]).run()
+    assert result["result"] == "failed"
+    assert f"db1: {vm}" in result["msg"]
+
+
+def test_a_host_on_its_way_back_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaving = {**journal("falling_back", "suspended"), "boot_id": {"from": "boot-1", "to": "boot-2"}}
+    back = {**journal("restored", "resumed", reason="no VM came back"), "fell_back": True}
+    failed_unit = after_jump(leaving, units="inactive active failed")
+    answers = [*[failed_unit] * (live_update.LOOKS_BEFORE_DEAD + 1), LOST, after_jump(back, boot="boot-3", kernel=OLD)]
+    stage = Stage(monkeypatch, answers)
+    assert stage.run()["result"] == "fell_back"
+    assert "hv1: going back to the old kernel" in stage.lines
+
+
 @pytest.mark.parametrize(
     ("ending", "false_proof"),
     [

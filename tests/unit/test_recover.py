@@ -21,6 +21,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     recover,
     suspend,
 )
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import request as requests
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import Journal, latest, open_journal
@@ -286,6 +287,45 @@ def test_a_host_goes_back_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(HoldfastError, match="not brought back"):
         scene.recover()
     assert scene.deeds.count("go back") == 1
+
+
+def test_a_way_back_that_fails_is_not_the_end(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kexec refuses the old kernel: the VMs are restored where they are, and nobody says that it went back."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.problems = ["an oops"]
+
+    def refused(_pool: Any, journal: Journal, reason: str) -> None:
+        journal.record("falling_back", reason=reason)
+        raise HoldfastError("the jump returned")
+
+    monkeypatch.setattr(fallback, "go_back", refused)
+    journal = scene.recover()
+    assert (journal.state, journal.view["fell_back"]) == ("restored", False)
+    assert "cannot go back" in journal.view["warnings"][0]
+
+
+def test_going_back_can_be_forbidden(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.unrestorable = {DB, WEB}
+    requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=0))
+    with pytest.raises(HoldfastError, match="not brought back"):
+        scene.recover()
+    assert "go back" not in scene.deeds
+
+
+def test_a_reboot_after_the_end_does_not_count_vms_as_lost_that_had_come_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.unrestorable = {DB}
+    with pytest.raises(HoldfastError):
+        scene.recover()
+    boots_as(monkeypatch, "days later", "root=/dev/vda1")
+    recover.recover(scene.config)
+    assert states(open_journal(scene.config.state_dir)) == {"db": "lost", "web": "resumed"}
 
 
 def test_an_unhealthy_kernel_is_left_before_any_vm_runs_on_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._report import figure
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import HostOutcome, build_report, host_report
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.picture import WIDTH, label_positions
-from ansible_collections.holdfast.kvm.plugins.module_utils._report.schema import violations
+from ansible_collections.holdfast.kvm.plugins.module_utils._report.schema import HostResult, VmResult, violations
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.summary import summary_lines
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.timeline import ticks, timeline
 
@@ -95,6 +95,10 @@ def test_pause_is_from_paused_to_resumed() -> None:
         (journal(), "failed", "verify found a lost connection", "failed"),
         (journal(), "fell_back", "", "fell_back"),
         (journal(vm(state="failed")), "fell_back", "", "failed"),
+        (journal(fell_back=True), "", "", "fell_back"),
+        (journal(fell_back=True), "upgraded", "", "fell_back"),
+        (journal(vm(state="lost"), fell_back=True), "", "", "failed"),
+        (journal(vm(state="restarted"), state="failed"), "", "", "failed"),
         (journal(state="aborted"), "aborted", "", "aborted"),
         (journal(vm(state="suspended", resumed_at=0), state="aborted"), "aborted", "", "failed"),
         (journal(state="staged"), "", "", "skipped"),
@@ -123,6 +127,32 @@ def test_resume_without_confirmation_is_not_called_resumed() -> None:
     assert report["vms"][0]["result"] == "failed"
     assert "never confirmed" in report["vms"][0]["error"]
     assert report["vms"][0]["pause_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("state", "result", "words"),
+    [
+        ("paused", "suspended", "VM db1 is not running: "),
+        ("lost", "lost", "VM db1 is not running, and its RAM is gone: power cut"),
+        ("restarted", "restarted", "VM db1 was started afresh, since its RAM was gone: power cut"),
+        ("given_up", "given_up", "VM db1 was given up by a person, its RAM is deleted: power cut"),
+    ],
+)
+def test_a_vm_that_lost_its_memory_is_told_exactly(state: str, result: str, words: str) -> None:
+    report = report_of(HostOutcome("hv1", journal(vm(state=state, error="power cut", resumed_at=0), state="failed")))
+    host = report["hosts"][0]
+    assert host["vms"][0]["result"] == result
+    assert host["warnings"][0].startswith(words)
+    assert violations(report) == []
+    jsonschema.validate(report, SCHEMA)
+    assert f'class="{result}"' in page(report)
+    assert "power cut" in summary_lines(report)[1]
+
+
+def test_the_published_results_are_those_of_the_code() -> None:
+    host = SCHEMA["properties"]["hosts"]["items"]["properties"]
+    assert host["result"]["enum"] == [result.value for result in HostResult]
+    assert host["vms"]["items"]["properties"]["result"]["enum"] == [result.value for result in VmResult]
 
 
 def test_unverified_ram_is_warned_about() -> None:

@@ -60,6 +60,13 @@ def test_many_vms_fit_and_those_in_trouble_come_first() -> None:
     assert "broken" in text
 
 
+def test_a_lost_vm_is_named_and_its_pause_is_not_counted_on() -> None:
+    lost = VmProgress("db1", "given_up", paused_at=1010.0, error="power cut")
+    text = rendered(Progress("spring", 1000.0, (HostProgress("hv1", HostStatus.FAILED, vms=(lost,)),)))
+    assert "given up" in text
+    assert "3.00 s" not in text
+
+
 def test_plain_view_tells_each_happening_once() -> None:
     lines: list[str] = []
     view = PlainView(lines.append)

@@ -106,11 +106,17 @@ def _arrive(pool: Pool, journal: Journal) -> None:
 
 
 def report_lost(journal: Journal) -> None:
-    """Power loss or a firmware reset in the middle: RAM is gone, and every VM that was in it is named."""
-    if journal.state not in TERMINAL:
+    """Power loss or a firmware reset in the middle: RAM is gone, and every VM that was in it is named.
+
+    After the end of the generation it is no business of ours what became of the VMs that had come back.
+    """
+    spared: Tuple[str, ...] = ("lost", "restarted", "given_up")
+    if journal.state in TERMINAL:
+        spared += ("resumed", "pending")
+    else:
         reason = "the host booted in another way than by the jump: the contents of its RAM are gone"
         journal.record("failed", reason=reason)
-    _note_lost(journal, "its RAM was lost: the host booted without the jump", but=("lost", "restarted", "given_up"))
+    _note_lost(journal, "its RAM was lost: the host booted without the jump", but=spared)
 
 
 def _note_lost(journal: Journal, error: str, but: Tuple[str, ...]) -> None:

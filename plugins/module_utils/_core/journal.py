@@ -33,9 +33,12 @@ TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
         "arrived",
     ),
     "attached": (("arrived",), "attached"),
-    "restoring": (("attached", "suspending", "suspended", "jumping", "restoring", "failed"), "restoring"),
+    "restoring": (
+        ("attached", "suspending", "suspended", "jumping", "falling_back", "restoring", "failed"),
+        "restoring",
+    ),
     "falling_back": (("jumping", "arrived", "attached", "restoring", "failed"), "falling_back"),
-    "restored": (("attached", "restoring", "failed"), "restored"),
+    "restored": (("attached", "falling_back", "restoring", "failed"), "restored"),
     "aborted": (("staged", "suspending", "suspended", "jumping", "restoring", "failed"), "aborted"),
     "failed": (
         ("staged", "suspending", "suspended", "jumping", "falling_back", "arrived", "attached", "restoring", "failed"),
@@ -163,8 +166,8 @@ class Journal:
         elif event == "warning":
             self.view["warnings"].append(entry["text"])
         elif event in TRANSITIONS:
-            self.view["state"] = TRANSITIONS[event][1]
             _fold_host(self.view, entry)
+            self.view["state"] = TRANSITIONS[event][1]
         self.view["updated_at"] = entry["at"]
 
 
@@ -245,10 +248,10 @@ def _fold_vm(vm: Dict[str, Any], entry: Mapping[str, Any]) -> None:
 
 def _fold_host(view: Dict[str, Any], entry: Mapping[str, Any]) -> None:
     if entry["event"] == "arrived":
+        # Whoever arrives a second time has come back.
+        view["fell_back"] = view["fell_back"] or bool(view["boot_id"]["to"]) or view["state"] == "falling_back"
         view["boot_id"]["to"] = entry["boot_id"]
         view["kernel"]["arrived"] = entry["kernel"]
-    if entry["event"] == "falling_back":
-        view["fell_back"] = True
     if entry["event"] == "restored":
         view["qemu"]["to"] = entry["qemu"]
     view["reason"] = entry.get("reason", view["reason"])

@@ -61,7 +61,8 @@ def _land(config: Config, pool: Pool, journal: Journal) -> str:
     if journal.state == "attached":
         fallback.go_back_if(health.problems(wanted, journal), pool, journal)
     _bring_back(pool, journal, wanted)
-    fallback.go_back_if(_none_came_back(journal), pool, journal)
+    if wanted.fallback_after:
+        fallback.go_back_if(_none_came_back(journal), pool, journal)
     return _close(config, journal, "restored", journal.view["reason"])
 
 
@@ -105,8 +106,8 @@ def give_up(config: Config, names: List[str]) -> str:
         there = ", ".join(sorted(waiting)) or "none"
         raise HoldfastError(f"no VM {', '.join(unknown)} waits on this host", f"waiting: {there}")
     for name in names:
-        journal.record("vm_given_up", uuid=waiting[name]["uuid"])
         pool.release(waiting[name]["uuid"])
+        journal.record("vm_given_up", uuid=waiting[name]["uuid"])
     return settle(config, journal)
 
 

@@ -35,7 +35,7 @@ class VmRequest:
 class Request:
     """One live update. ``parallel`` VMs at a time; ``deadline_s`` seconds for all suspending, and for one restore.
 
-    ``fallback_after``: the host goes back to the old kernel when so many VMs failed and none was resumed.
+    ``fallback_after``: the host goes back to the old kernel when so many VMs failed and none was resumed; 0: never.
     ``health_command``: a shell command that must succeed on the new kernel before any VM is resumed.
     ``verify_ram``: ``sampled`` or ``full``, how much of the RAM is compared.
     """

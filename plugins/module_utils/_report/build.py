@@ -18,13 +18,23 @@ IN_PLACE = "in_place"
 # "resuming" is on record before the guest's CPUs run: without "resumed" after it, nobody knows, so it counts as lost.
 _VM_RESULTS = {
     "pending": VmResult.UNTOUCHED,
+    "paused": VmResult.SUSPENDED,
     "suspended": VmResult.SUSPENDED,
     "kept": VmResult.SUSPENDED,
     "resuming": VmResult.FAILED,
     "resumed": VmResult.RESUMED,
     "failed": VmResult.FAILED,
+    "lost": VmResult.LOST,
+    "restarted": VmResult.RESTARTED,
+    "given_up": VmResult.GIVEN_UP,
 }
 _CARRIED_ON = (VmResult.RESUMED.value, VmResult.UNTOUCHED.value)
+# What a warning says of a VM that did not carry on; of any other one, that it is not running.
+_ENDINGS = {
+    VmResult.LOST.value: "is not running, and its RAM is gone",
+    VmResult.RESTARTED.value: "was started afresh, since its RAM was gone",
+    VmResult.GIVEN_UP.value: "was given up by a person, its RAM is deleted",
+}
 # From best to worst: when journal and run disagree, the worse of the two is reported.
 _SEVERITY = (HostResult.UPGRADED, HostResult.SKIPPED, HostResult.FELL_BACK, HostResult.ABORTED, HostResult.FAILED)
 
@@ -104,7 +114,7 @@ def _proven(journal: Mapping[str, Any], vms: Sequence[Mapping[str, Any]]) -> Hos
     if state == "aborted" and carried_on(vms) == len(vms):
         return HostResult.ABORTED
     if state == "restored" and carried_on(vms) == len(vms):
-        return HostResult.UPGRADED
+        return HostResult.FELL_BACK if journal.get("fell_back") is True else HostResult.UPGRADED
     return HostResult.FAILED
 
 
@@ -120,7 +130,7 @@ def _error(outcome: HostOutcome, journal: Mapping[str, Any], result: HostResult)
 
 def _own_warnings(vms: Sequence[Mapping[str, Any]]) -> List[str]:
     found = [
-        f"VM {vm['name']} is not running: {vm['error'] or vm['result']}"
+        f"VM {vm['name']} {_ENDINGS.get(vm['result'], 'is not running')}: {vm['error'] or vm['result']}"
         for vm in vms
         if vm["result"] not in _CARRIED_ON
     ]

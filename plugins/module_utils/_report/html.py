@@ -10,7 +10,7 @@ from typing import Any, List, Mapping, Tuple
 from . import figures
 from .build import carried_on, longest_pause
 from .picture import svg, text
-from .summary import RESULT_WORDS
+from .summary import RESULT_WORDS, VM_WORDS
 from .timeline import timeline
 
 # The browser is told to load and run nothing: a second lock behind the escaping of every value.
@@ -64,7 +64,8 @@ td { border-top: 1px solid var(--line); padding: 9px 14px 9px 0; vertical-align:
 th.number, td.number { text-align: right; white-space: nowrap; padding-right: 28px; }
 td.name { min-width: 130px; max-width: 260px; overflow-wrap: anywhere; }
 td small { display: block; color: var(--soft); font-size: 12px; overflow-wrap: anywhere; }
-td .resumed, td .untouched { color: var(--good); } td .suspended, td .failed { color: var(--bad); font-weight: 600; }
+td .resumed, td .untouched { color: var(--good); } td .restarted { color: var(--warn); font-weight: 600; }
+td .suspended, td .failed, td .lost, td .given_up { color: var(--bad); font-weight: 600; }
 td code, .ids { font: 12px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
   color: var(--soft); }
 .ids { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; overflow-wrap: anywhere; padding: 0 2px; }
@@ -212,7 +213,7 @@ def _vm(vm: Mapping[str, Any]) -> str:
     return (
         f'<tr><td class="name">{text(vm["name"])}<small><code>{text(vm["uuid"])}</code></small></td>'
         f"<td>{text(vm['treatment'].replace('_', ' '))}{reason}</td>"
-        f'<td><span class="{text(vm["result"])}">{text(vm["result"])}</span>{error}</td>'
+        f'<td><span class="{text(vm["result"])}">{text(VM_WORDS.get(vm["result"], vm["result"]))}</span>{error}</td>'
         f'<td class="number">{figures.seconds(vm["pause_s"])}</td>'
         f'<td class="number">{figures.size(vm["ram_bytes"])}</td>'
         f'<td class="number">{figures.size(vm["state_bytes"])}</td><td>{verified}</td></tr>'

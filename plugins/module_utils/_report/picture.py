@@ -148,7 +148,7 @@ def _segments(bar: Bar, scale: _Scale, top: float) -> List[str]:
 
 
 def _pause(vm: Mapping[str, Any]) -> str:
-    return figures.seconds(vm["pause_s"]) if vm["result"] == "resumed" else text(vm["result"])
+    return figures.seconds(vm["pause_s"]) if vm["result"] == "resumed" else text(vm["result"].replace("_", " "))
 
 
 def _story(bar: Bar) -> str:
@@ -166,7 +166,7 @@ def _mark(vm: Mapping[str, Any], middle: float) -> str:
             f'<g class="good"><title>RAM verified</title><circle cx="{_MARK}" cy="{middle}" r="8"/>'
             f'<path d="M{_MARK - 3.6} {middle + 0.2} l2.6 2.8 l4.8 -5.6"/></g>'
         )
-    word = "RAM not verified" if vm["result"] == "resumed" else text(vm["result"])
+    word = "RAM not verified" if vm["result"] == "resumed" else text(vm["result"].replace("_", " "))
     css = "unsure" if vm["result"] == "resumed" else "bad"
     return (
         f'<g class="{css}"><title>{word}</title><circle cx="{_MARK}" cy="{middle}" r="8"/>'

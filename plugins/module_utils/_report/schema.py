@@ -31,6 +31,9 @@ class VmResult(str, Enum):
     UNTOUCHED = "untouched"
     SUSPENDED = "suspended"
     FAILED = "failed"
+    LOST = "lost"
+    RESTARTED = "restarted"
+    GIVEN_UP = "given_up"
 
 
 Check = Callable[[Any], bool]

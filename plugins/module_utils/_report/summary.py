@@ -17,6 +17,8 @@ RESULT_WORDS = {
     "skipped": "skipped",
     "failed": "failed",
 }
+# Where the schema's own word would not do for a person.
+VM_WORDS = {"lost": "RAM lost", "restarted": "RAM lost, started afresh", "given_up": "given up"}
 
 
 def summary_lines(report: Mapping[str, Any]) -> List[str]:
@@ -54,4 +56,4 @@ def _vm_line(vm: Mapping[str, Any]) -> str:
         )
     if vm["result"] == "untouched":
         return f"{name}: never paused"
-    return f"{name}: {vm['result']}, {figures.printable(vm['error'] or 'not running')}"
+    return f"{name}: {VM_WORDS.get(vm['result'], vm['result'])}, {figures.printable(vm['error'] or 'not running')}"

@@ -1,0 +1,65 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hook forbids a second life: a VM that waits is not started from its disk, by autostart or by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import hook, permit
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
+
+UUID = "6d0bb2f2-7d4a-4b0e-9b0b-0d4f3c5f1a11"
+XML = f"<domain type='kvm'><name>db</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory><devices/></domain>"
+
+
+def config_with(state_dir: Path, *events: str, may_restart: bool = False) -> Config:
+    """A host in whose journal these events happened to the one VM."""
+    current = open_journal(state_dir)
+    vm = {"name": "db", "uuid": UUID, "priority": 50, "may_restart": may_restart}
+    kernel = {"from": "6.12", "to": "7.2"}
+    current.record("begin", generation="g-1", host="hv1", kernel=kernel, qemu="10", boot_id="old", vms=[vm])
+    for event in events:
+        current.record(event, uuid=UUID)
+    return Config(PoolConfig("fsdax", "/dev/pmem0", state_dir / "pool", ()), state_dir)
+
+
+def starts(config: Config) -> None:
+    hook.run(config, "prepare", "begin", XML)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_restores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permit, "holds", lambda _uuid: False)
+
+
+@pytest.mark.parametrize(
+    "events", [("vm_paused",), ("vm_saved",), ("vm_saved", "vm_resuming"), ("vm_saved", "vm_failed")]
+)
+def test_a_vm_whose_ram_is_kept_may_not_start(tmp_path: Path, events: tuple[str, ...]) -> None:
+    with pytest.raises(HoldfastError, match="VM db is suspended in the pool"):
+        starts(config_with(tmp_path, *events))
+
+
+def test_a_lost_vm_waits_for_a_persons_word(tmp_path: Path) -> None:
+    with pytest.raises(HoldfastError, match="holdfast-agent give-up db"):
+        starts(config_with(tmp_path, "vm_lost"))
+
+
+def test_a_lost_vm_starts_when_its_policy_says_so(tmp_path: Path) -> None:
+    starts(config_with(tmp_path, "vm_lost", may_restart=True))
+
+
+@pytest.mark.parametrize("event", ["vm_resumed", "vm_restarted", "vm_given_up"])
+def test_a_vm_that_waits_no_longer_starts(tmp_path: Path, event: str) -> None:
+    starts(config_with(tmp_path, event))
+
+
+def test_the_restore_itself_may_start_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permit, "holds", lambda uuid: uuid == UUID)
+    starts(config_with(tmp_path, "vm_saved"))
