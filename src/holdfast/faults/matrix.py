@@ -20,7 +20,7 @@ from ..command import run, step
 from ..lab import scene
 from ..lab.guests.definitions import GUESTS, GuestSpec
 from ..lab.guests.observer import compare
-from ..lab.hosts import Host, Lab, emulator_failed, guest_was_mixed_up, on_host
+from ..lab.hosts import Host, Lab, emulator_failed, guest_was_mixed_up
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
 from . import strike
@@ -147,12 +147,12 @@ def _fate(host: Host, watch: scene.Watch, guest: GuestSpec) -> tuple[Fate, list[
 
 
 def _qemus(host: Host, guest: GuestSpec) -> int:
-    return int(on_host(host, f"pgrep -c -f 'guest={guest.name},' || true").strip() or 0)
+    return int(strike.ask(host, f"pgrep -c -f 'guest={guest.name},' || true").strip() or 0)
 
 
 def _open_state(host: Host) -> str:
     """The state of a journal in flight, none when there is none."""
-    return on_host(host, "test -e /var/lib/holdfast/journal.jsonl && echo open || echo none").strip()
+    return strike.ask(host, "test -e /var/lib/holdfast/journal.jsonl && echo open || echo none").strip()
 
 
 def _write(path: Path, rows: Sequence[Row], seed: int) -> None:

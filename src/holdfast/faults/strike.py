@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 
 from ..lab.guests.definitions import GUESTS
-from ..lab.hosts import Host, emulator_failed, on_host
+from ..lab.hosts import Host, emulator_failed, on_host, wait_until_usable
 from .catalogue import MAY_RESTART, Ending, Fault
 
 PROGRAMS = "/usr/local/lib/holdfast-faults"
@@ -31,6 +31,12 @@ holdfast-agent status --json 2>/dev/null || echo '{{"state": "unreadable"}}'
 """
 
 
+def ask(host: Host, script: str, timeout_s: float = LIMIT_S) -> str:
+    """Run a script on a host that may be on its way down or up just now."""
+    wait_until_usable(host, LIMIT_S)
+    return on_host(host, script, timeout_s=timeout_s)
+
+
 def install(host: Host) -> None:
     """Put the saboteur on a prepared host."""
     files = resources.files(__package__) / "files"
@@ -39,22 +45,22 @@ def install(host: Host) -> None:
         script += f"cat >{PROGRAMS}/{name} <<'END_OF_FILE'\n{(files / name).read_text()}END_OF_FILE\n"
     unit = "/etc/systemd/system/holdfast-saboteur.service"
     script += f"cat >{unit} <<'END_OF_FILE'\n{(files / 'holdfast-saboteur.service').read_text()}END_OF_FILE\n"
-    on_host(host, f"{script}chmod 755 {PROGRAMS}/*\nsystemctl daemon-reload\nsystemctl enable -q holdfast-saboteur\n")
+    ask(host, f"{script}chmod 755 {PROGRAMS}/*\nsystemctl daemon-reload\nsystemctl enable -q holdfast-saboteur\n")
 
 
 def arm(host: Host, fault: Fault, at: float | None = None) -> None:
     """Do the deed now, or have it done at its event (or ``at`` seconds from now)."""
     if not fault.event and at is None:
-        on_host(host, fault.deed)
+        ask(host, fault.deed)
         return
     moment = {"event": fault.event} if at is None else {"in": at}
     text = shlex.quote(json.dumps({**moment, "deed": fault.deed}))
-    on_host(host, f"echo {text} >{PLAN}\nsystemctl restart holdfast-saboteur\n")
+    ask(host, f"echo {text} >{PLAN}\nsystemctl restart holdfast-saboteur\n")
 
 
 def disarm(host: Host) -> None:
     """Forget a plan that was never carried out."""
-    on_host(host, f"systemctl stop holdfast-saboteur; rm -f {PLAN} {PLAN}.done")
+    ask(host, f"systemctl stop holdfast-saboteur; rm -f {PLAN} {PLAN}.done")
 
 
 def begin(host: Host, fault: Fault) -> str:
@@ -65,7 +71,7 @@ def begin(host: Host, fault: Fault) -> str:
         "unknown": list(fault.unknown),
         "limits": dict(fault.limits),
     }
-    return on_host(host, f"echo {shlex.quote(json.dumps(wish))} | {PROGRAMS}/begin-live-update").strip()
+    return ask(host, f"echo {shlex.quote(json.dumps(wish))} | {PROGRAMS}/begin-live-update").strip()
 
 
 def wait(host: Host, generation: str) -> dict[str, Any]:
@@ -105,9 +111,9 @@ def _works(units: list[str], asked: str, journal: dict[str, Any], generation: st
 def operate(host: Host, fault: Fault) -> None:
     """What an operator does who has read the report: mend the cause, recover, give up what cannot be saved."""
     if fault.mend:
-        on_host(host, f"{fault.mend}\nholdfast-agent recover\n", timeout_s=LIMIT_S)
+        ask(host, f"{fault.mend}\nholdfast-agent recover\n")
     for name in fault.given_up:
-        on_host(host, f"holdfast-agent give-up {name}\nvirsh -q start {name}\n", timeout_s=LIMIT_S)
+        ask(host, f"holdfast-agent give-up {name}\nvirsh -q start {name}\n")
 
 
 def ending(journal: dict[str, Any], generation: str) -> Ending:

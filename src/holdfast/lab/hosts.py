@@ -270,10 +270,13 @@ def wait_until_usable(host: Host, limit_s: float = BOOT_LIMIT_S) -> float:
     Raises HoldfastError with the end of the serial console.
     """
     deadline = time.monotonic() + limit_s
+    greeted = False
     while time.monotonic() < deadline:
         if not host.alive:
             break
-        if _greets(host.port("ssh")):
+        # Once is enough: sshd shuts out who connects again and again without logging in (PerSourcePenalties).
+        greeted = greeted or _greets(host.port("ssh"))
+        if greeted:
             with contextlib.suppress(CommandFailed):
                 on_host(host, "virsh -q list >/dev/null", timeout_s=60)
                 return time.time() - host.started_at
