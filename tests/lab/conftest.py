@@ -11,8 +11,8 @@ import pytest
 from rack import FOLDER, KEPT, Rack
 
 from holdfast.lab import hosts, scene
-from holdfast.lab.hosts import Lab
-from holdfast.lab.up import Wish, down, up
+from holdfast.lab.hosts import Host, Lab
+from holdfast.lab.up import Wish, down, up, write_inventory
 
 # EX_TEMPFAIL: try again.
 EMULATOR_BROKE_DOWN = 75
@@ -44,6 +44,17 @@ def watch(prepared: Rack) -> Iterator[scene.Watch]:
     host = scene.start_guests(prepared.folder)
     with scene.watched(host) as watching:
         yield watching
+
+
+@pytest.fixture
+def neighbour(prepared: Rack) -> Iterator[Host]:
+    """A second hypervisor, with the newer QEMU and plain libvirt; never prepared, and gone when the test is over."""
+    host = up(prepared.folder, Wish(hosts=2, ram_mib=2048)).host("hv2")
+    packages = "qemu-system-x86 qemu-utils"
+    hosts.on_host(host, f"apt-get update -q && apt-get install -q -y -t trixie-backports {packages}", timeout_s=600)
+    yield host
+    hosts.stop(host)
+    write_inventory(Lab.load(prepared.folder).without(host.name))
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:

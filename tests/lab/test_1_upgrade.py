@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from rack import Rack, names, report_host
 
-from holdfast.lab import scene
-from holdfast.lab.guests.definitions import GUESTS
+from holdfast.lab import hosts, scene
+from holdfast.lab.guests.definitions import BASE, GUESTS
 from holdfast.lab.guests.observer import compare
+from holdfast.lab.hosts import Host
 
 BOOT_LIMIT_S = 60.0
 # Device state, and for the UEFI guest its flash; RAM would be 192 MiB at least.
@@ -31,6 +32,8 @@ chmod 755 /root/kexec
 mount --bind /root/kexec /usr/sbin/kexec
 """
 ALL = {guest.name for guest in GUESTS}
+TICK = next(guest for guest in GUESTS if guest.name == "tick1")
+MOVE_LIMIT_S = 600.0
 
 
 def test_the_hypervisor_is_usable_within_a_minute(rack: Rack) -> None:
@@ -133,6 +136,20 @@ def test_back_to_the_older_kernel_and_forward_again(watch: scene.Watch, prepared
         _unharmed(watch)
 
 
+def test_a_restored_guest_moves_to_another_host_alive_and_home_again(
+    watch: scene.Watch, prepared: Rack, neighbour: Host
+) -> None:
+    """By plain ``virsh``: to a host that knows nothing of holdfast, and back into the pool. Its connection holds."""
+    away, home = f"qemu+ssh://{neighbour.name}/system", f"qemu+ssh://{prepared.host.name}/system"
+    hosts.on_host(neighbour, f"qemu-img create -q -f qcow2 -F qcow2 -b {BASE} {TICK.disk}")
+    for here, there in ((home, away), (away, home)):
+        move = f"virsh -q -c {here} migrate --live --copy-storage-inc {TICK.name} {there}"
+        hosts.on_host(prepared.host, move, timeout_s=MOVE_LIMIT_S)
+        assert TICK.name not in prepared.on_host(f"virsh -q -c {here} list --name").split()
+        assert TICK.name in prepared.on_host(f"virsh -q -c {there} list --name").split()
+        _unharmed(watch)
+
+
 def test_connections_and_data_survived_all_of_it(watch: scene.Watch) -> None:
     assert watch.finish() == []
     for guest in GUESTS:
@@ -148,9 +165,9 @@ def test_a_restored_guest_is_an_ordinary_guest(watch: scene.Watch, prepared: Rac
     before = watch.after["tick1"].boot_id
     state = "/var/lib/libvirt/images/tick1.save"
     prepared.on_host(f"virsh -q save tick1 {state}")
-    assert int(prepared.on_host(f"stat -c %s {state}")) > watch.guests[-1].memory_mib << 20
+    assert int(prepared.on_host(f"stat -c %s {state}")) > TICK.memory_mib << 20
     prepared.on_host(f"virsh -q restore --bypass-cache {state} && rm {state}")
-    witness = scene.witness(prepared.host, next(guest for guest in GUESTS if guest.name == "tick1"))
+    witness = scene.witness(prepared.host, TICK)
     assert witness.wait(scene.GUEST_LIMIT_S)["boot_id"] == before
     prepared.on_host("virsh -q destroy tick1 && virsh -q start tick1")
     assert witness.wait(scene.GUEST_LIMIT_S)["boot_id"] != before

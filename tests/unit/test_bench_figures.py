@@ -85,19 +85,32 @@ def test_an_interrupted_run_still_has_a_document() -> None:
     assert document["ratios"][0]["reboot_to_holdfast"] is None
 
 
+def test_seconds_of_an_emulator_are_called_so() -> None:
+    setting = {
+        "accelerator": {"name": "tcg"},
+        "host": {"cpus": 2, "ram_mib": 8192},
+        "kernel": "6.12",
+        "qemu": "QEMU emulator version 10.0.2 (Debian 1:10.0.2)",
+    }
+    assert figures.caption(setting).startswith("emulated host: compare")
+    assert figures.caption(setting).endswith("2 CPUs, 8 GiB, kernel 6.12, QEMU 10.0.2")
+
+
 def test_measurements_survive_being_written_down() -> None:
     text = json.dumps(figures.document({"kernel": "6.12"}, MEASURED, "yes"))
     assert list(figures.measurements_from(json.loads(text))) == MEASURED
 
 
-def test_the_tables_show_every_size_and_every_subject() -> None:
+def test_the_tables_show_every_size_and_every_phase() -> None:
     assert summary.pauses(MEASURED).row_count == 2
-    assert summary.phases(MEASURED).row_count == len(PAUSES)
+    table = summary.phases(MEASURED, Subject.HOLDFAST)
+    assert table.row_count == 2
+    assert [column.header for column in table.columns][2:-1] == [phase.name for phase in PHASES]
     assert summary.number(None) == "-"
 
 
 @pytest.mark.parametrize("measured", [MEASURED, MEASURED[:1]], ids=["all", "one"])
 def test_the_picture_is_drawn_of_whatever_there_is(tmp_path: Path, measured: list[Measurement]) -> None:
-    plot.draw(measured, tmp_path)
+    plot.draw(measured, "emulated", tmp_path)
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "bench.svg").read_text()

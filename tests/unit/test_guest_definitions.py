@@ -13,7 +13,6 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from holdfast.lab.guests.definitions import (
     GUESTS,
-    UEFI_GUEST,
     Firmware,
     GuestSpec,
     Machine,
@@ -30,25 +29,22 @@ def domain(guest: GuestSpec) -> ET.Element:
     return ET.fromstring(domain_xml(guest))
 
 
-EVERY = (*GUESTS, UEFI_GUEST)
-
-
 def cmdline(guest: GuestSpec) -> str:
     return domain(guest).findtext("os/cmdline") or ""
 
 
 def test_default_guests_cover_machines_firmware_cpu_models_and_sizes() -> None:
-    domains = [domain(guest) for guest in EVERY]
+    domains = [domain(guest) for guest in GUESTS]
     assert {each.find("os/type").get("machine") for each in domains} == {"q35", "pc"}
     assert {each.find("cpu").get("mode") for each in domains} == {"host-model", "host-passthrough"}
-    assert [each.find("os").get("firmware") for each in domains].count("efi") == 1
-    assert len({each.findtext("memory") for each in domains}) == len(EVERY)
-    assert len({guest.priority for guest in EVERY}) == len(EVERY)
+    assert {guest.firmware for guest in GUESTS} == {Firmware.BIOS, Firmware.UEFI}
+    assert len({each.findtext("memory") for each in domains}) == len(GUESTS)
+    assert len({guest.priority for guest in GUESTS}) == len(GUESTS)
 
 
 @pytest.mark.parametrize("key", ["name", "ip", "mac", "uuid", "disk", "console"])
 def test_no_two_guests_share(key: str) -> None:
-    assert len({getattr(guest, key) for guest in EVERY}) == len(EVERY)
+    assert len({getattr(guest, key) for guest in GUESTS}) == len(GUESTS)
 
 
 def test_identity_is_the_same_in_every_run() -> None:
@@ -70,10 +66,11 @@ def test_ram_is_left_to_libvirt_until_prepare_converts_the_definition() -> None:
     assert all(domain(guest).find("memoryBacking") is None for guest in GUESTS)
 
 
-def test_uefi_comes_without_secure_boot() -> None:
-    guest = GuestSpec("u", "10.0.2.99", firmware=Firmware.UEFI)
-    feature = domain(guest).find("os/firmware/feature")
-    assert feature.attrib == {"enabled": "no", "name": "secure-boot"}
+def test_uefi_is_flash_with_variables_of_the_guest_s_own() -> None:
+    guest = domain(GuestSpec("u", "10.0.2.99", firmware=Firmware.UEFI))
+    assert guest.find("os/loader").attrib == {"readonly": "yes", "type": "pflash"}
+    assert guest.find("os/nvram").get("template") != guest.findtext("os/loader")
+    assert domain(GuestSpec("b", "10.0.2.98")).find("os/loader") is None
 
 
 def test_the_witness_understands_the_kernel_arguments() -> None:
@@ -84,7 +81,7 @@ def test_the_witness_understands_the_kernel_arguments() -> None:
 
 
 def test_forwards_name_every_service_of_every_guest() -> None:
-    assert {each.name: (each.address, each.port) for each in forwards(EVERY)} == {
+    assert {each.name: (each.address, each.port) for each in forwards(GUESTS)} == {
         "db1.witness": ("10.0.2.50", 7000),
         "db1.redis": ("10.0.2.50", 6379),
         "tick1.witness": ("10.0.2.51", 7000),

@@ -189,6 +189,18 @@ def test_a_listener_that_is_hung_up_on_tells(fake: Callable[..., FakeRedis]) -> 
     assert not result.same_connection
 
 
+def test_nobody_waits_for_a_listener_whose_guest_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = HoldListener("127.0.0.1", server.getsockname()[1])
+        held.start()
+        link, _ = server.accept()
+        begin = time.monotonic()
+        result = held.stop(limit_s=0.1)
+        assert time.monotonic() - begin < 10
+        link.close()
+    assert "no answer" in result.error
+
+
 def test_a_held_connection_that_cannot_be_made_is_an_error() -> None:
     with pytest.raises(HoldfastError, match="no connection"):
         HeldConnection("127.0.0.1", 1).start()

@@ -47,7 +47,7 @@ def _bench(options: argparse.Namespace) -> int:
         raise BadInput(f"the bench needs {exc.name}", "pip install 'holdfast[lab,bench]'") from exc
     plan = rounds.Plan(options.output, options.sizes or rounds.SIZES_MIB, options.rounds)
     record = rounds.bench(plan)
-    summary.show(record.measured, Console())
+    summary.show(record.measured, record.setting, Console())
     print(f"{plan.folder}/bench.json, bench.png, bench.svg")
     missed = any(target.reached is False for target in targets(record.measured))
     return int(options.strict) if missed else 0

@@ -150,6 +150,26 @@ def phase_medians(measured: Sequence[Measurement], subject: Subject, touched_mib
     return tuple(Phase(name, median(seconds)) for name, seconds in found.items())
 
 
+def saved_mib(measured: Sequence[Measurement], subject: Subject, touched_mib: int) -> float | None:
+    """The median of what was written for the guest, MiB; None when it was not measured."""
+    found = [one.saved_bytes for one in measured if (one.subject, one.touched_mib) == (subject, touched_mib)]
+    return median(found) / (1 << 20) if found else None
+
+
+def caption(setting: Mapping[str, Any]) -> str:
+    """What was measured on, in one line; and how to read seconds that an emulator made."""
+    host, emulated = setting["host"], setting["accelerator"]["name"] == "tcg"
+    kind = "emulated host: compare, do not quote seconds" if emulated else "virtual host"
+    return (
+        f"{kind}; {host['cpus']} CPUs, {host['ram_mib'] / 1024:g} GiB, kernel {setting['kernel']}, {qemu_of(setting)}"
+    )
+
+
+def qemu_of(setting: Mapping[str, Any]) -> str:
+    """``QEMU emulator version 10.0.2 (Debian …)`` as ``QEMU 10.0.2``."""
+    return f"QEMU {setting['qemu'].removeprefix('QEMU emulator version ').split()[0]}"
+
+
 def document(setting: Mapping[str, Any], measured: Sequence[Measurement], ended: str) -> dict[str, Any]:
     """``bench.json``. ``setting``: what was measured on; ``ended``: ``no`` while it runs, ``yes``, or why not."""
     return {

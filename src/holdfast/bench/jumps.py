@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
@@ -129,17 +130,29 @@ def journal_phases(text: str) -> tuple[tuple[Phase, ...], int]:
     view: Mapping[str, Any] = json.loads(text)
     if view["state"] != "restored" or not all(vm["ram_verified"] for vm in view["vms"]):
         raise HoldfastError(f"the live update ended as {view['state']}: {view.get('reason', '')}")
-    phases = tuple(Phase(phase["name"], phase["seconds"] or 0.0) for phase in view["phases"])
-    return phases, sum(vm["state_bytes"] for vm in view["vms"])
+    return _with_wait(view["phases"]), sum(vm["state_bytes"] for vm in view["vms"])
+
+
+def _with_wait(phases: Sequence[Mapping[str, Any]]) -> tuple[Phase, ...]:
+    """The journal's phases, and before the last one the wait for KVM and libvirt's daemon, which it has none for."""
+    *early, attach, restore = phases
+    wait_s = restore["start"] - attach["start"] - attach["seconds"]
+    told = [Phase(phase["name"], phase["seconds"]) for phase in (*early, attach)]
+    return (*told, Phase("libvirt", round(wait_s, 3)), Phase("restore", restore["seconds"]))
 
 
 def noted_phases(text: str) -> tuple[tuple[Phase, ...], int]:
-    """Phases from the ``name epoch-seconds`` lines of suspend-to-disk and restore-from-disk, and the bytes saved."""
+    """Phases from the ``name epoch-seconds`` lines of suspend-to-disk and restore-from-disk, and the bytes saved.
+
+    ``boot`` ends when systemd starts to attach the pool, as it does (a second apart) for holdfast: ``up`` is the
+    host's uptime in seconds at ``restore``, ``attach_us`` its uptime in microseconds at the attach.
+    """
     at = {name: float(value) for name, value in (line.split() for line in text.splitlines())}
-    steps = [("save", "save", "saved"), ("sync", "saved", "synced")] if "synced" in at else [("save", "save", "saved")]
-    left = steps[-1][2]
-    steps += [("boot", left, "restore"), ("restore", "restore", "restored")]
-    return tuple(Phase(name, round(at[end] - at[begin], 3)) for name, begin, end in steps), int(at["bytes"])
+    at["arrived"] = at["restore"] - at["up"] + at["attach_us"] / 1e6
+    names = ("save", "sync", "boot", "libvirt", "restore")
+    moments = ("save", "saved", "synced", "arrived", "restore", "restored")
+    steps = [(name, at[end] - at[begin]) for name, (begin, end) in zip(names, pairwise(moments), strict=True)]
+    return tuple(Phase(name, round(seconds, 3)) for name, seconds in steps), int(at["bytes"])
 
 
 def _start_live_update(rig: Rig) -> str:
@@ -155,7 +168,9 @@ def _start_suspend(way: str) -> Callable[[Rig], str]:
 
 
 GENERATION, BENCH = "holdfast.generation=", "bench.way="
-STEPS = f"cat {STATE}/steps"
+STEPS = f"""\
+cat {STATE}/steps
+echo attach_us $(systemctl show --value --property=ExecMainStartTimestampMonotonic holdfast-pool.service)"""
 WAYS: Mapping[Subject, Way] = {
     Subject.HOLDFAST: Way(_start_live_update, GENERATION, (BENCH,), "holdfast-agent status --json", journal_phases),
     Subject.SAVE_KEXEC: Way(_start_suspend("kexec"), f"{BENCH}kexec", (GENERATION,), STEPS, noted_phases),

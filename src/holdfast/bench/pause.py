@@ -18,7 +18,8 @@ from ..lab.hosts import Host, emulator_failed
 # Words of the guest before the pause begins, and after it seems to be over.
 WORDS_AROUND = 10
 LOOK_S = 0.2
-LIMIT_S = PATIENCE_S
+# For all of it; the silence in the middle is bounded by the listener's own patience.
+LIMIT_S = 2 * PATIENCE_S
 # The longest that a guest may take over one request, which is to touch a few GiB of RAM.
 ANSWER_LIMIT_S = 300.0
 

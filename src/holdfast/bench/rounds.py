@@ -24,13 +24,15 @@ from ..lab.hosts import Lab, emulator_failed, on_host
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
 from . import floor, jumps, plot
-from .figures import TITLES, WAYS, Measurement, Subject, document
+from .figures import TITLES, WAYS, Measurement, Subject, caption, document
 from .pause import Rig
 
 SIZES_MIB = (512, 1024, 2048, 4096)
 # The pool begins at 4 GiB; what the emulated machine has below that (2 GiB), and 1 GiB above the pool, is the host's.
 HOST_OWN_MIB = 3072
 POOL_STEP_MIB = 512
+# One request's worth: emulated, a guest writes some 15 MiB a second.
+FILL_STEP_MIB = 512
 CPUS = 2
 GUEST_LIMIT_S = 600.0
 # Hosts that one run may use up: emulated ones sometimes break down.
@@ -53,7 +55,9 @@ NOTES = (
     " that this machine's page cache holds",
     "save_kexec and save_reboot make and attach an empty pool at boot, because the guest's RAM is placed there;"
     " attach_s says how long that took, the loading of KVM included, in every way",
-    "phases are by the host's own clock, which a boot may shift by up to a second",
+    "phases are by the host's own clock, which a boot may shift by up to a second; boot lasts until systemd begins to"
+    " attach the pool, libvirt from there (holdfast: from the attached pool) until libvirt's daemon can be asked to"
+    " restore",
     "the floor is bare QEMU (save, quit, start, incoming, cont by QMP, RAM in place) plus a kexec that leads to a"
     " minimal init, with the same kernel and command line",
 )
@@ -129,7 +133,7 @@ def bench(plan: Plan) -> Record:
     record = Record(plan.folder / "bench.json")
     with _kept(record):
         _with_patience(lambda: _measure(plan, record), record)
-    plot.draw(record.measured, plan.folder)
+    plot.draw(record.measured, caption(record.setting), plan.folder)
     return record
 
 
@@ -223,10 +227,11 @@ def describe(plan: Plan, rig: Rig) -> dict[str, Any]:
 
 def _fill(rig: Rig, size_mib: int) -> None:
     """Let the guest touch RAM until it has touched ``size_mib`` on our account."""
-    missing = size_mib - int(rig.witness.state()["filled_mib"])
-    if missing > 0:
+    filled = int(rig.witness.state()["filled_mib"])
+    if filled < size_mib:
         with step(f"{rig.guest.name}: fills {size_mib} MiB"):
-            rig.witness.fill(missing)
+            for begin in range(filled, size_mib, FILL_STEP_MIB):
+                rig.witness.fill(min(FILL_STEP_MIB, size_mib - begin))
 
 
 def _measure_floor(plan: Plan, rig: Rig, record: Record) -> None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,48 +17,63 @@ from .figures import (
     WAYS,
     Measurement,
     Subject,
+    caption,
     floor_of,
     pause_of,
     phase_medians,
     ratios,
+    saved_mib,
     sizes_of,
     targets,
 )
 
+LETTERS = dict(zip(WAYS, "abc", strict=True))
 
-def show(measured: Sequence[Measurement], console: Console) -> None:
-    """Print pauses, ratios, phases and targets."""
+
+def show(measured: Sequence[Measurement], setting: Mapping[str, Any], console: Console) -> None:
+    """Print pauses, ratios, targets, and where the time goes."""
+    console.print(f"\n{caption(setting)}", soft_wrap=True)
     console.print(pauses(measured))
-    console.print(phases(measured))
     for target in targets(measured):
         console.print(target.verdict, style="" if target.reached else "bold", soft_wrap=True)
+    console.print("\nWhere the time goes, seconds by the host's own clock")
+    for subject in Subject:
+        if subject is not Subject.MINIMAL_INIT:
+            console.print(phases(measured, subject))
 
 
 def pauses(measured: Sequence[Measurement]) -> Table:
     """One row per size: median pauses, and how they compare."""
-    compared = {one.touched_mib: one for one in ratios(measured)}
-    names = ["touched RAM", *(TITLES[way] for way in WAYS), "floor", "kexec ÷ holdfast", "reboot ÷ holdfast"]
-    table = Table(*names, "holdfast ÷ floor", title="Pause of one guest, seconds")
-    for size in sizes_of(measured):
-        one = compared[size]
-        times = [number(pause_of(measured, way, size)) for way in WAYS]
-        quotients = [number(value) for value in (one.kexec_to_holdfast, one.reboot_to_holdfast, one.holdfast_to_floor)]
-        table.add_row(f"{size} MiB", *times, number(floor_of(measured, size)), *quotients)
+    table = _table("Pause of one guest, seconds, seen from outside")
+    names = [f"({letter}) {TITLES[way]}" for way, letter in LETTERS.items()]
+    for name in ("GiB touched", *names, "floor", "b÷a", "c÷a", "a÷floor"):
+        table.add_column(name, justify="right")
+    for one in ratios(measured):
+        size = one.touched_mib
+        seconds = [pause_of(measured, way, size) for way in WAYS] + [floor_of(measured, size)]
+        quotients = [one.kexec_to_holdfast, one.reboot_to_holdfast, one.holdfast_to_floor]
+        table.add_row(f"{size / 1024:g}", *map(number, [*seconds, *quotients]))
     return table
 
 
-def phases(measured: Sequence[Measurement]) -> Table:
-    """Where the time goes, by the host's own clock."""
-    table = Table("", "touched RAM", "pause", "phases, seconds", title="Phases")
-    for subject in Subject:
-        for size in (0,) if subject is Subject.MINIMAL_INIT else sizes_of(measured):
-            pause = pause_of(measured, subject, size)
-            if pause is not None:
-                parts = [f"{phase.name} {phase.seconds:.2f}" for phase in phase_medians(measured, subject, size)]
-                table.add_row(TITLES[subject], f"{size} MiB" if size else "", number(pause), ", ".join(parts))
+def phases(measured: Sequence[Measurement], subject: Subject) -> Table:
+    """One row per size: the phases of one way, and how much was written for the guest."""
+    sizes = sizes_of(measured)
+    names = list(dict.fromkeys(phase.name for size in sizes for phase in phase_medians(measured, subject, size)))
+    table = _table(TITLES[subject])
+    for name in ("GiB", "pause", *names, "MiB written"):
+        table.add_column(name, justify="right")
+    for size in sizes:
+        parts = {phase.name: phase.seconds for phase in phase_medians(measured, subject, size)}
+        seconds = [pause_of(measured, subject, size), *(parts.get(name) for name in names)]
+        table.add_row(f"{size / 1024:g}", *map(number, [*seconds, saved_mib(measured, subject, size)]))
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
 
 
 def number(value: float | None) -> str:
-    """A figure for a table; a dash where nothing was measured."""
-    return "-" if value is None else f"{value:.2f}"
+    """A figure of three digits or so for a table; a dash where nothing was measured."""
+    return "-" if value is None else f"{value:.{1 if value >= 10 else 2}f}"

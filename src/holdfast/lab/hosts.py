@@ -157,8 +157,8 @@ def emulator_failed(host: Host) -> bool:
     """Whether the emulation broke down, and not what runs in it. Never true of a lab on KVM.
 
     Two faults of QEMU's emulated SVM are known (10.0.2; the first one's code is the same in 11.1.3). It asserts when a
-    guest writes CR8 while an interrupt waits for it, which UEFI firmware does at each of its timer ticks. And now and
-    then it corrupts the stack of a hypervisor's thread that runs a guest.
+    guest writes CR8 while an interrupt waits for it, which 64-bit UEFI firmware does at each of its timer ticks. And
+    now and then it corrupts the stack of a hypervisor's thread that runs a guest.
     """
     if host.accel != "tcg":
         return False
@@ -187,7 +187,7 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
     )
     identity = [
         word
-        for item in ("hostname", "hosts", "peer")
+        for item in _identity(host, number)
         for word in ("-fw_cfg", f"name=opt/holdfast.lab/{item},file={folder}/{item}")
     ]
     return [
@@ -212,18 +212,37 @@ def _peer_link(host: Host, number: int) -> list[str]:
         link = f"stream,id=peers,server=on,addr.type=unix,addr.path={wire}"
     else:
         link = f"stream,id=peers,server=off,addr.type=unix,addr.path={wire},reconnect-ms=1000"
-    return ["-netdev", link, "-device", f"virtio-net-pci,netdev=peers,mac=52:54:00:0f:01:{number:02x}"]
+    return ["-netdev", link, "-device", f"virtio-net-pci,netdev=peers,mac={_peer_mac(number)}"]
 
 
 def _write_identity(host: Host, number: int) -> None:
-    folder = Path(host.folder)
+    for name, text in _identity(host, number).items():
+        Path(host.folder, name).write_text(text)
+
+
+def _identity(host: Host, number: int) -> dict[str, str]:
+    """What a host is told by the machine it runs on, as files: its names and its network.
+
+    All bridges are on the cable between the hosts, and the first host's leads out as well. So guests are on one
+    network wherever they run, and are reached through the first host even after they moved to another one.
+    """
     peers = "".join(f"192.168.77.{each} hv{each}\n" for each in range(1, 10))
-    (folder / "hostname").write_text(f"{host.name}\n")
-    (folder / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {host.name}.lab\n{peers}")
-    (folder / "peer").write_text(
-        f"[Match]\nMACAddress=52:54:00:0f:01:{number:02x}\n[Network]\n"
-        f"Address={host.peer_address}/24\nLinkLocalAddressing=no\nConfigureWithoutCarrier=yes\n"
-    )
+    outside = "Address=10.0.2.15/24\nGateway=10.0.2.2\n"
+    among = f"Address={host.peer_address}/24\n"
+    quiet = "LinkLocalAddressing=no\nConfigureWithoutCarrier=yes\n"
+    uplink, bridge = ("Bridge=br0\n", outside + among) if number == 1 else (outside + quiet, among)
+    return {
+        "hostname": f"{host.name}\n",
+        "hosts": f"127.0.0.1 localhost\n127.0.1.1 {host.name}.lab\n{peers}",
+        # A bridge takes over the address of one of its cables, and must not be taken for it.
+        "20-uplink.network": f"[Match]\nType=ether\nMACAddress={UPLINK_MAC}\n[Network]\n{uplink}",
+        "30-br0.network": f"[Match]\nName=br0\n[Network]\n{bridge}{quiet}",
+        "40-peers.network": f"[Match]\nType=ether\nMACAddress={_peer_mac(number)}\n[Network]\nBridge=br0\n",
+    }
+
+
+def _peer_mac(number: int) -> str:
+    return f"52:54:00:0f:01:{number:02x}"
 
 
 def _keep_earlier_logs(folder: Path) -> None:

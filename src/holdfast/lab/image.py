@@ -24,7 +24,7 @@ from .places import locked
 PACKAGES = (
     "systemd-sysv udev dbus openssh-server python3 python3-apt linux-image-amd64 initramfs-tools lz4 e2fsprogs kmod"
     " iproute2 procps apparmor grub-pc-bin grub2-common apt-utils libvirt-daemon-system libvirt-clients"
-    " python3-libvirt qemu-system-x86 qemu-utils ovmf kexec-tools"
+    " python3-libvirt qemu-system-x86 qemu-utils ovmf-ia32 kexec-tools"
 ).split()
 # What the host needs to reach its root disk; the rest of the drivers come from the root file system.
 INITRD_MODULES = "virtio_pci virtio_blk ext4 crc32c".split()
@@ -91,7 +91,7 @@ def _bootstrap(scratch: Path, guests: GuestImage) -> None:
         f"--essential-hook=mkdir -p $1/etc/initramfs-tools/conf.d && printf 'MODULES=list\\nCOMPRESS=lz4\\n'"
         f" > $1/etc/initramfs-tools/conf.d/lab && printf '{modules}\\n' > $1/etc/initramfs-tools/modules",
         "--customize-hook=mkdir -p $1/root/.ssh $1/var/lib/libvirt/images/lab",
-        f"--customize-hook=copy-in {scratch}/result/id_ed25519.pub /root/.ssh",
+        f"--customize-hook=copy-in {scratch}/result/id_ed25519 {scratch}/result/id_ed25519.pub /root/.ssh",
         "--customize-hook=mv $1/root/.ssh/id_ed25519.pub $1/root/.ssh/authorized_keys",
         *[
             f"--customize-hook=copy-in {path} /var/lib/libvirt/images/lab"

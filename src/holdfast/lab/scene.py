@@ -14,7 +14,7 @@ from pathlib import Path
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 
 from ..command import step
-from .guests.definitions import GUESTS, Firmware, GuestSpec, Role
+from .guests.definitions import GUESTS, GuestSpec, Role
 from .guests.observer import (
     Held,
     HeldConnection,
@@ -34,16 +34,14 @@ ATTEMPTS = 3
 
 
 def start_guests(folder: Path, name: str = "hv1", guests: Sequence[GuestSpec] = GUESTS) -> Host:
-    """Start the guests that do not run yet and wait until each bears witness.
+    """Start the guests that do not run yet, one by one, and wait until each bears witness.
 
-    Those with UEFI firmware come last, one by one: only their firmware can bring the emulator down, the less likely
-    the less else is going on. When it does, the host is powered on again. Raises HoldfastError.
+    When the emulator breaks down, the host is powered on again. Raises HoldfastError.
     """
-    order = sorted(guests, key=lambda guest: guest.firmware is Firmware.UEFI)
     for attempt in range(1, ATTEMPTS + 1):
         host = Lab.load(folder).host(name)
         try:
-            for guest in order:
+            for guest in guests:
                 _start(host, guest)
             return host
         except HoldfastError:

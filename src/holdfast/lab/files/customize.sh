@@ -32,7 +32,7 @@ Trusted: yes
 END
 apt-get update -q
 
-# One bridge with a fixed address: guests and SSH share it, nothing waits for a lease.
+# One bridge for the host itself and its guests. Which cables are in it, and the addresses, are given from outside.
 cat > /etc/systemd/network/10-br0.netdev <<'END'
 [NetDev]
 Name=br0
@@ -42,32 +42,11 @@ MACAddress=none
 STP=no
 ForwardDelaySec=0
 END
-cat > /etc/systemd/network/20-uplink.network <<'END'
-[Match]
-MACAddress=52:54:00:0f:00:01
-[Network]
-Bridge=br0
-END
-cat > /etc/systemd/network/30-br0.network <<'END'
-[Match]
-Name=br0
-[Network]
-Address=10.0.2.15/24
-Gateway=10.0.2.2
-LinkLocalAddressing=no
-ConfigureWithoutCarrier=yes
-END
-cat > /etc/systemd/network/40-peers.network <<'END'
-[Match]
-MACAddress=52:54:00:0f:01:*
-[Network]
-LinkLocalAddressing=no
-END
 systemctl enable -q systemd-networkd ssh
 systemctl mask -q systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
     dpkg-db-backup.timer e2scrub_all.timer fstrim.timer man-db.timer
 
-# A hypervisor's name and its address among its peers are given by the machine it runs on.
+# A hypervisor's name and network are given by the machine it runs on.
 cat > /usr/local/sbin/lab-identity <<'END'
 #!/bin/sh
 given=/sys/firmware/qemu_fw_cfg/by_name/opt/holdfast.lab
@@ -75,7 +54,9 @@ given=/sys/firmware/qemu_fw_cfg/by_name/opt/holdfast.lab
 hostname "$(cat "$given/hostname/raw")"
 cp "$given/hostname/raw" /etc/hostname
 cp "$given/hosts/raw" /etc/hosts
-cp "$given/peer/raw" /etc/systemd/network/40-peers.network
+for entry in "$given"/*.network; do # networkd, which is not root, has to read them
+    install -m 644 "$entry/raw" "/etc/systemd/network/${entry##*/}"
+done
 END
 chmod 755 /usr/local/sbin/lab-identity
 cat > /etc/systemd/system/lab-identity.service <<'END'
@@ -99,7 +80,9 @@ rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key*
 printf 'HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nPermitRootLogin prohibit-password\n' \
     > /etc/ssh/sshd_config.d/lab.conf
 chmod 700 /root/.ssh
-chmod 600 /root/.ssh/authorized_keys
+chmod 600 /root/.ssh/*
+# Lab hosts share one host key and let each other in, as libvirt's live migration over SSH needs it.
+printf 'hv* %s\n' "$(cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub)" > /etc/ssh/ssh_known_hosts
 printf 'LABEL=lab-root / ext4 rw,noatime 0 1\n' > /etc/fstab
 echo uninitialized > /etc/machine-id
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import json
 import random
@@ -288,6 +289,9 @@ class HoldListener(_Holder):
 
     def _close(self) -> None:
         if self._link:
+            # Wakes a thread that still listens: it holds the lock that closing the lines needs.
+            with contextlib.suppress(OSError):
+                self._link.shutdown(socket.SHUT_RDWR)
             self._lines.close()
             self._link.close()
 

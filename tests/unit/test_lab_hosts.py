@@ -1,0 +1,44 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a lab host is told of its network: all on one cable, only the first one's bridge leads out."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+from holdfast.lab import hosts
+from holdfast.lab.hosts import Forward, Host
+
+
+def host(name: str, folder: Path, number: int) -> Host:
+    forwards = (Forward("ssh", "10.0.2.15", 22, 2200 + number),)
+    return Host(name, 0, "tcg", 2048, 2, str(folder), "key", forwards, f"192.168.77.{number}")
+
+
+def networks(name: str, folder: Path, number: int) -> dict[str, configparser.SectionProxy]:
+    files = hosts._identity(host(name, folder, number), number)
+    parsed = {}
+    for file, text in files.items():
+        if file.endswith(".network"):
+            parser = configparser.ConfigParser(strict=False)
+            parser.read_string(text)
+            parsed[file.split("-")[1].split(".")[0]] = parser["Network"]
+    return parsed
+
+
+def test_guests_reach_each_other_on_every_host_and_the_world_through_the_first(tmp_path: Path) -> None:
+    first, second = networks("hv1", tmp_path, 1), networks("hv2", tmp_path, 2)
+    assert first["peers"]["Bridge"] == second["peers"]["Bridge"] == first["uplink"]["Bridge"] == "br0"
+    assert "Bridge" not in second["uplink"]
+    assert second["uplink"]["Address"] == "10.0.2.15/24"
+    assert second["br0"]["Address"] == "192.168.77.2/24"
+
+
+def test_the_second_host_dials_the_cable_that_the_first_one_offers(tmp_path: Path) -> None:
+    cables = [" ".join(hosts._peer_link(host(f"hv{n}", tmp_path / f"hv{n}", n), n)) for n in (1, 2)]
+    assert all(f"addr.path={tmp_path}/peers.sock" in cable for cable in cables)
+    assert "server=on" in cables[0]
+    assert "server=off" in cables[1]
+    assert cables[0].split("mac=")[1] != cables[1].split("mac=")[1]
