@@ -13,7 +13,7 @@ LINK := build/collections/ansible_collections/holdfast/kvm
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test bench lint unit package lab-test clean
+.PHONY: help setup demo test bench lint unit package lab-test faults clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ lab-test: setup ## a real upgrade of a lab hypervisor, seen from outside
 		[ $$status -eq 75 ] || exit $$status; \
 		echo "the lab's emulator broke down, a known fault of it: the whole story once more"; \
 	done; exit 75
+
+faults: setup ## break new kernels of a lab hypervisor on purpose, half an hour
+	@pytest -x -m faults tests/lab
 
 clean: ## stop the lab, remove what set-up, tests and builds made
 	@[ ! -d build/lab ] || [ ! -x $(BIN)/holdfast ] || $(BIN)/holdfast lab down

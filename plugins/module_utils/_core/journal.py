@@ -247,7 +247,7 @@ def _fold_host(view: Dict[str, Any], entry: Mapping[str, Any]) -> None:
     if entry["event"] == "arrived":
         view["boot_id"]["to"] = entry["boot_id"]
         view["kernel"]["arrived"] = entry["kernel"]
-    if entry["event"] == "falling_back":
+    if entry["event"] == "falling_back" or entry.get("crashed"):
         view["fell_back"] = True
     if entry["event"] == "restored":
         view["qemu"]["to"] = entry["qemu"]
