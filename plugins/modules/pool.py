@@ -14,6 +14,8 @@ description:
   - Keeps RAM out of the kernel's allocator from the next boot on, with C(memmap=) and C(nokaslr) on the command line of
     every installed and every future kernel (Debian's GRUB, a file in C(/etc/default/grub.d)).
   - Chooses the region from the firmware's memory map. A pool that fits the wish already stays where it is.
+  - Keeps RAM for a crash kernel as well (C(crashkernel=)), in which the old kernel takes over, with the VMs, when a new
+    one panics or hangs right after a live update.
   - Writes the agent's configuration, C(/etc/holdfast/agent.json), and sets C(memory_backing_dir) in
     C(/etc/libvirt/qemu.conf) between two marker lines.
   - Does not reboot, mount, or restart anything.
@@ -57,6 +59,13 @@ options:
         own.
     type: path
     default: /dev/pmem0
+  crash_kernel:
+    description:
+      - RAM kept for that. V(auto) computes it from the pool, the CPUs and the initrd; it leaves it out, with the
+        reason, when it does not fit beside the pool, or when the boot loader's configuration has a C(crashkernel=)
+        already. V(none) leaves it out. A size like C(1G) that is too small, or does not fit, is refused.
+    type: str
+    default: auto
 attributes:
   check_mode:
     description: Chooses, checks and shows everything, writes nothing.
@@ -99,7 +108,17 @@ argument:
   description: The kernel arguments, as they are on every command line. Empty when there is no pool.
   type: str
   returned: success
-  sample: memmap=0x60000000!0x100000000 nokaslr
+  sample: memmap=0x60000000!0x100000000 nokaslr crashkernel=640M
+crash_kernel:
+  description: Size of what is kept for the crash kernel. Empty when nothing is.
+  type: str
+  returned: success
+  sample: 640 MiB
+crash_kernel_reason:
+  description: Why nothing is kept for a crash kernel.
+  type: str
+  returned: success
+  sample: ""
 reboot_required:
   description: Whether the running kernel was started with another reservation than the one that is now configured.
   type: bool
@@ -129,9 +148,15 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, reservation
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import config as configuration
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.crash_area import CrashArea
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import plain
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.grub import arguments_of
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import PoolWish, parse_size, total_ram
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import (
+    PoolWish,
+    parse_size,
+    size_text,
+    total_ram,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.reservation import Files, Wish
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
@@ -148,6 +173,7 @@ ARGUMENTS: Dict[str, Any] = {
     },
     "host_reserve": {"type": "str"},
     "device": {"type": "path", "default": "/dev/pmem0"},
+    "crash_kernel": {"type": "str", "default": "auto"},
 }
 
 
@@ -158,7 +184,8 @@ def read_wish(params: Dict[str, Any], total_bytes: int) -> Wish:
         for one in params["regions"] or []
     ]
     reserve = params["host_reserve"]
-    return Wish(tuple(wishes), parse_size(reserve, total_bytes=total_bytes) if reserve else None, params["device"])
+    reserve_bytes = parse_size(reserve, total_bytes=total_bytes) if reserve else None
+    return Wish(tuple(wishes), reserve_bytes, params["device"], params["crash_kernel"])
 
 
 def read_address(text: str | None) -> int | None:
@@ -186,22 +213,27 @@ def differences(before: Files, after: Files) -> List[Dict[str, str]]:
 def act(module: AnsibleModule) -> Dict[str, Any]:
     """Choose, check, and write unless it is a check. Raises HoldfastError."""
     current, before = configuration.load(), reservation.read_files()
-    firmware = collect.firmware_map()
+    running = collect.kexec.running_cmdline()
+    reservation.check_kernel(running)
+    firmware, crash = collect.firmware_map(), CrashArea()
     if module.params["state"] == "present":
-        wanted = reservation.wanted_config(current, firmware, read_wish(module.params, total_ram(firmware)))
-        after = reservation.with_pool(before, wanted)
+        wish = read_wish(module.params, total_ram(firmware))
+        wanted = reservation.wanted_config(current, firmware, wish)
+        crash = reservation.wanted_crash_area(before, wanted, firmware, wish)
+        after = reservation.with_pool(before, wanted, crash)
     else:
         wanted, after = Config(state_dir=current.state_dir), reservation.without_pool(before)
     reservation.check(before, after, current)
     if not module.check_mode:
         reservation.put(before, after, wanted.state_dir)
-    running = collect.kexec.running_cmdline()
     return {
         "changed": before != after,
         "diff": differences(before, after),
         "regions": [plain(region) for region in wanted.pool.regions] if wanted.pool else [],
         "argument": " ".join(arguments_of(after.boot)),
-        "reboot_required": reservation.reboot_required(wanted, running),
+        "crash_kernel": size_text(crash.size_bytes) if crash.size_bytes else "",
+        "crash_kernel_reason": crash.reason,
+        "reboot_required": reservation.reboot_required(wanted, after.boot, running),
         "libvirt_changed": before.libvirt != after.libvirt,
         "mounted": collect.pool_facts(wanted, running).mounted,
     }

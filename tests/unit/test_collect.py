@@ -52,6 +52,19 @@ class TestFirmwareMap:
             (6 * GIB, 8 * GIB, 1),
         ]
 
+    def test_a_crash_kernel_is_told_of_the_hosts_ram_by_its_command_line(self, tmp_path: Path) -> None:
+        firmware_entry(tmp_path, 0, GIB, GIB + 0x1FFFFFFF, "System RAM")
+        firmware_entry(tmp_path, 1, 3 * GIB, 4 * GIB - 1, "Reserved")
+        write(
+            tmp_path, "proc/cmdline", "elfcorehdr=0x5b000000 ro holdfast.ram=0xbff00000@0x100000,0x80000000@0x100000000"
+        )
+        found = collect.firmware_map(tmp_path)
+        assert [(entry.start, entry.end, entry.kind) for entry in found] == [
+            (0x100000, 3 * GIB, "System RAM"),
+            (3 * GIB, 4 * GIB, "Reserved"),
+            (4 * GIB, 6 * GIB, "System RAM"),
+        ]
+
 
 class TestSrat:
     def test_entries_that_are_not_in_force_or_empty_are_passed_over(self) -> None:

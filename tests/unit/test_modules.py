@@ -72,6 +72,7 @@ class Host:
         self.folder = folder
         self.cmdline = "root=/dev/vda1 ro"
         self.suspended = False
+        self.initrd_mib = 20
         self.commands: list[str] = []
         (folder / "qemu.conf").write_text(QEMU_CONF)
         (folder / "grub.cfg").write_text("")
@@ -96,6 +97,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(grub.installed_text, "__defaults__", (tmp_path / "holdfast.cfg",))
     monkeypatch.setattr(grub.install, "__defaults__", (tmp_path / "holdfast.cfg", tmp_path / "grub.cfg"))
     monkeypatch.setattr(grub.command, "run", found.update_grub)
+    monkeypatch.setattr(grub.is_set_elsewhere, "__defaults__", (tmp_path / "grub", tmp_path / "grub.d/ours.cfg"))
+    monkeypatch.setattr(reservation.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(reservation.kexec, "initrd_bytes", lambda _release: found.initrd_mib << 20)
     monkeypatch.setattr(reservation, "holds_suspended", lambda _state_dir: found.suspended)
     monkeypatch.setattr(collect, "firmware_map", lambda: FIRMWARE)
     monkeypatch.setattr(collect.kexec, "running_cmdline", lambda: found.cmdline)
@@ -111,7 +115,8 @@ class TestPool:
     def test_it_is_reserved_once(self, host: Host) -> None:
         first = run(pool, **ONE)
         assert first["changed"]
-        assert first["argument"] == "memmap=0x40000000!0x100000000 nokaslr"
+        assert first["argument"] == "memmap=0x40000000!0x100000000 nokaslr crashkernel=640M"
+        assert (first["crash_kernel"], first["crash_kernel_reason"]) == ("640 MiB", "")
         assert first["reboot_required"]
         assert host.commands == ["update-grub"]
         second = run(pool, **ONE)
@@ -131,7 +136,36 @@ class TestPool:
     def test_no_reboot_is_needed_once_the_kernel_keeps_it(self, host: Host) -> None:
         run(pool, **ONE)
         host.cmdline = "ro memmap=0x40000000!0x100000000 nokaslr"
+        assert run(pool, **ONE)["reboot_required"], "the crash kernel has no RAM yet"
+        host.cmdline += " crashkernel=640M"
         assert not run(pool, **ONE)["reboot_required"]
+        without = run(pool, **ONE, crash_kernel="none")
+        assert (without["changed"], without["reboot_required"]) == (True, False)
+        assert without["argument"] == "memmap=0x40000000!0x100000000 nokaslr"
+
+    def test_a_crash_kernel_that_does_not_fit_is_left_out_with_the_reason(self, host: Host) -> None:
+        tight = run(pool, regions=[{"size": "8G"}], host_reserve="2600M")
+        assert tight["argument"] == "memmap=0x200000000!0x100000000 nokaslr"
+        assert "960 MiB for it would leave the host 1983 MiB, less than 2600 MiB" in tight["crash_kernel_reason"]
+        assert run(pool, regions=[{"size": "8G"}], host_reserve="2600M", crash_kernel="1G")["refused"]
+        assert "too small" in run(pool, **ONE, crash_kernel="64M")["msg"]
+
+    def test_a_crash_kernel_grows_with_the_initrd_and_does_not_shrink(self, host: Host) -> None:
+        for initrd_mib, argument in ((20, "crashkernel=640M"), (100, "crashkernel=896M"), (20, "crashkernel=896M")):
+            host.initrd_mib = initrd_mib
+            assert run(pool, **ONE)["argument"].split()[-1] == argument
+
+    def test_somebody_elses_crash_kernel_stays_alone(self, host: Host) -> None:
+        (host.folder / "grub.d").mkdir()
+        (host.folder / "grub.d/kdump-tools.cfg").write_text('GRUB_CMDLINE_LINUX_DEFAULT="crashkernel=256M"\n')
+        done = run(pool, **ONE)
+        assert "crashkernel" not in done["argument"]
+        assert "somebody else" in done["crash_kernel_reason"]
+
+    def test_a_crash_kernel_prepares_nothing(self, host: Host) -> None:
+        host.cmdline = "elfcorehdr=0x7c000000 ro memmap=0x40000000!0x100000000 nokaslr"
+        assert run(pool, **ONE)["refused"]
+        assert host.commands == []
 
     def test_removal_leaves_the_files_as_they_were(self, host: Host) -> None:
         before = (host.folder / "qemu.conf").read_text()
@@ -233,6 +267,8 @@ class TestAgent:
             commands.append(argv)
             wants = units / "multi-user.target.wants"
             wants.mkdir(parents=True, exist_ok=True)
+            if argv[0] != "systemctl":
+                return ""
             for unit in installation.ENABLED:
                 (wants / unit).touch() if "enable" in argv else (wants / unit).unlink(missing_ok=True)
             return ""
@@ -242,6 +278,9 @@ class TestAgent:
             for file in installation.FILES
         )
         monkeypatch.setattr(installation, "FILES", files)
+        monkeypatch.setattr(installation, "RENEW_INITRDS", tmp_path)
+        monkeypatch.setattr(installation.kexec, "running_release", lambda: "6.12")
+        monkeypatch.setattr(installation.releases, "installed", lambda: ("6.12", "7.2"))
         monkeypatch.setattr(installation, "run", systemctl)
         monkeypatch.setattr(installation, "UNITS", tmp_path / "systemd/system")
         monkeypatch.setattr(installation.enabled, "__defaults__", (units,))
@@ -255,6 +294,7 @@ class TestAgent:
         first = run(agent)
         assert (first["changed"], first["diff"]) == (True, promised["diff"])
         assert first["version"] == packing.packed_version(str(packing.PATH))
+        assert installed[-1] == [str(installation.RENEW_INITRDS), "-u", "-k", "7.2"]
         assert packing.PATH.stat().st_mode & 0o7777 == 0o755
         assert not run(agent)["changed"]
         assert run(agent, state="absent")["changed"]

@@ -30,6 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="holdfast-agent", description="Keeps VMs through a host's live update.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("attach", help="attach the pool, early at boot").set_defaults(act=_attach)
+    guard = commands.add_parser("guard", help="after the jump: let the old kernel take over if this one dies")
+    guard.set_defaults(act=_guard)
     recover = commands.add_parser("recover", help="finish or take back what is in flight; safe at any time")
     recover.set_defaults(act=_recover)
     give_up = commands.add_parser("give-up", help="delete the kept RAM of VMs, so that they may start from their disks")
@@ -60,6 +62,12 @@ def _attach(_options: argparse.Namespace) -> None:
         kvm.make_ready()
     except CommandFailed as exc:  # the pool is what this command is for; libvirt will say that KVM is absent
         print(f"holdfast: KVM is not ready: {exc}", file=sys.stderr)
+
+
+def _guard(_options: argparse.Namespace) -> None:
+    from . import guard
+
+    print(f"holdfast: {guard.begin(configuration.load().state_dir)}", flush=True)
 
 
 def _recover(_options: argparse.Namespace) -> None:

@@ -9,14 +9,18 @@ import json
 from enum import Enum
 from typing import Tuple
 
-from . import durable, kexec
-from .cmdline import generation_of
+from . import durable, guard, kexec
+from .cmdline import generation_of, is_crash_kernel
 from .config import Config
 from .errors import HoldfastError
 from .journal import HELD, TERMINAL, Journal, open_journal
 from .pool import Content, Pool, open_pool
 
 OWNER = "generation.json"
+LITTLE_MEMORY = (
+    "this host runs in the small RAM of its crash kernel: take it out by an upgrade to the kernel that it runs "
+    "(live_update_force), or move its VMs away and reboot it"
+)
 
 
 class Boot(Enum):
@@ -63,7 +67,7 @@ def attach(config: Config) -> Boot:
     elif boot is Boot.ORDINARY:
         pool.attach(Content.FRESH)
     elif boot is Boot.JUMPED or journal.state == "arrived":
-        _arrive(pool, journal)
+        _arrive(config, pool, journal)
     else:
         pool.attach(Content.TRUSTED)
     return boot
@@ -95,14 +99,34 @@ def check_arrival(pool: Pool, journal: Journal) -> None:
     check_owner(pool, journal)
 
 
-def _arrive(pool: Pool, journal: Journal) -> None:
+def _arrive(config: Config, pool: Pool, journal: Journal) -> None:
     journal.record("phase_end", name="boot")
-    journal.record("arrived", boot_id=kexec.boot_id(), kernel=kexec.running_release())
+    arrival = {"boot_id": kexec.boot_id(), "kernel": kexec.running_release()}
+    if is_crash_kernel(kexec.running_cmdline()):
+        journal.record("arrived", **arrival, crashed=True, reason=_why_it_died(journal))
+        journal.record("warning", text=LITTLE_MEMORY)
+    else:
+        journal.record("arrived", **arrival)
+        _guard(config, journal)
     _note_lost(journal, "its kernel ended while it was not suspended", but=(*HELD, "lost", "restarted", "given_up"))
     with journal.phase("attach"):
         pool.attach(Content.TRUSTED)
         check_owner(pool, journal)
         journal.record("attached")
+
+
+def _guard(config: Config, journal: Journal) -> None:
+    """Where the initramfs could not do it. A boot without a guard goes on, and that is on record."""
+    try:
+        guard.begin(config.state_dir)
+    except HoldfastError as exc:
+        journal.record("warning", text=f"the start of kernel {kexec.running_release()} is not guarded: {exc}")
+
+
+def _why_it_died(journal: Journal) -> str:
+    died = journal.view["kernel"].get("arrived") or journal.view["kernel"]["to"]
+    words = kexec.last_words()
+    return f"kernel {died} died before it had restored all VMs" + (f": {words}" if words else "")
 
 
 def report_lost(journal: Journal) -> None:

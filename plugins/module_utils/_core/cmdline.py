@@ -22,12 +22,26 @@ GENERATION_OPTION = "holdfast.generation"
 # What the kernel calls a range made by memmap=nn!ss (see /proc/iomem).
 POOL_KIND = "Persistent Memory (legacy)"
 
+_KINDS = {"!": POOL_KIND, "@": "System RAM"}
+
+# What a crash kernel's command line carries along, for the jump out of it.
+CRASH_AREA_OPTION = "holdfast.crashkernel"
+RAM_OPTION = "holdfast.ram"
+ADDED_OPTION = "holdfast.added"
+
 # x86 reads 2048 bytes with the final NUL, but the image header announces one less (arch/x86/boot/header.S,
 # cmdline_size) and kexec_file_load counts the NUL against that: 2046 bytes of text are left.
 LONGEST_BYTES = 2046
 
 # Written by the boot loader or by kexec for one boot only; elfcorehdr= would make the next kernel a crash kernel.
 _ONE_BOOT_ONLY = ("BOOT_IMAGE", "initrd", "elfcorehdr")
+
+# What a kernel needs to start in a crash area after another one died: devices as they were left are to be reset, lost
+# interrupts are to be looked for, and if it dies as well there is nothing left to wait for. Huge pages cost 110 MiB of
+# what is available there, in free memory that the kernel holds ready for them; the pool's are not concerned.
+CRASH_OPTIONS = ("reset_devices", "irqpoll", "transparent_hugepage=never", "panic=10")
+# kexec_file_load puts elfcorehdr= before a crash kernel's command line (MAX_ELFCOREHDR_STR_LEN, kexec-bzimage64.c).
+_ELFCOREHDR_BYTES = 30
 
 _GENERATION = re.compile(r"g-\d{8}T\d{6}-[0-9a-f]{6}")
 _MEMMAP_ENTRY = re.compile(r"(?P<size>\w+)(?P<kind>[!$#%@])(?P<start>\w+)")
@@ -120,20 +134,84 @@ def next_command_line(running: str, *, generation: str, add: Sequence[str] = (),
     Raises BadInput, also when the result is longer than the kernel reads (LONGEST_BYTES).
     """
     _forbid_protected([*map(name_of, add), *drop])
-    gone = {*_ONE_BOOT_ONLY, *drop}
+    gone = {*_ONE_BOOT_ONLY, *drop, *_carried(running, ADDED_OPTION)}
     options = split(running)
     kernel = _kernel_options(running)
     kept = [option for option in kernel if name_of(option) not in gone and not _is_ours(option)]
-    added = [_checked_option(option) for option in add]
+    ram = next_memmap_arguments(running)[len(memmap_arguments(running)) :]
+    added = [*ram, *_crash_area_again(running), *(_checked_option(option) for option in add)]
     token = f"{GENERATION_OPTION}={_checked_generation(generation)}"
     return _checked_length(" ".join([*kept, *added, token, *options[len(kernel) :]]))
+
+
+def crash_command_line(line: str, ram: Sequence[Region] = ()) -> str:
+    """The command line for the crash kernel of a kernel that is started with ``line``: same pool, same generation.
+
+    The crash area is all its RAM, so it reserves none in turn. What it leaves out, and the host's ``ram`` that it
+    cannot see, it carries along in options of ours, for a jump back into all of the host. Raises BadInput when the
+    line gets too long.
+    """
+    options = split(line)
+    kernel = _kernel_options(line)
+    gone = ("crashkernel", *_ONE_BOOT_ONLY)
+    kept = [option for option in kernel if name_of(option) not in gone]
+    left_out = [f"{CRASH_AREA_OPTION}={value_of(option)}" for option in kernel if name_of(option) == "crashkernel"]
+    added = [option for option in CRASH_OPTIONS if name_of(option) not in map(name_of, kernel)]
+    carried = [*left_out, f"{ADDED_OPTION}={','.join(map(name_of, added))}"]
+    carried += [f"{RAM_OPTION}={_ram_entries(ram)}"] if ram else []
+    words = [*kept, *added, *carried, *options[len(kernel) :]]
+    return _checked_length(" ".join(words), LONGEST_BYTES - _ELFCOREHDR_BYTES)
+
+
+def crash_area_bytes(cmdline: str) -> int:
+    """What a plain ``crashkernel=SIZE`` asks for; 0 when there is none, or one with ranges or a place."""
+    found = [value_of(option) for option in _kernel_options(cmdline) if name_of(option) == "crashkernel"]
+    return _number(found[-1], found[-1]) if found and _NUMBER.fullmatch(found[-1]) else 0
+
+
+def is_crash_kernel(cmdline: str) -> bool:
+    """Whether this is the command line of a kernel that took over from one that died."""
+    return has_option(cmdline, "elfcorehdr")
+
+
+def declared_ram(cmdline: str) -> tuple[Region, ...]:
+    """RAM of the host that only the command line knows of: in a crash kernel, and after a jump out of one.
+
+    Either is started with a memory map that has nothing but the crash area. Raises BadInput.
+    """
+    entries = [*_carried(cmdline, RAM_OPTION), *(entry for entry in memmap_entries(cmdline) if "@" in entry)]
+    return tuple(_region(entry, kind="@") for entry in entries)
+
+
+def next_memmap_arguments(running: str) -> tuple[str, ...]:
+    """Every ``memmap=`` option that the next command line must have: the running ones, byte for byte, in order.
+
+    Out of a crash kernel one comes on top, for RAM that it does not see.
+    """
+    ram = declared_ram(running) if is_crash_kernel(running) else ()
+    return (*memmap_arguments(running), *([f"memmap={_ram_entries(ram)}"] if ram else []))
+
+
+def _crash_area_again(running: str) -> list[str]:
+    values = [value_of(option) for option in _kernel_options(running) if name_of(option) == CRASH_AREA_OPTION]
+    return [f"crashkernel={value}" for value in values if is_crash_kernel(running)]
+
+
+def _carried(cmdline: str, name: str) -> list[str]:
+    """Members of one of the lists that a crash kernel's command line carries along."""
+    values = [value_of(option) for option in _kernel_options(cmdline) if name_of(option) == name]
+    return [member for value in values for member in value.split(",") if member]
+
+
+def _ram_entries(ram: Sequence[Region]) -> str:
+    return ",".join(f"{region.size:#x}@{region.start:#x}" for region in ram)
 
 
 def check_next(running: str, new: str, pool_regions: Sequence[Region], generation: str) -> None:
     """Raise Refused unless ``new`` keeps exactly the pool and names the generation (nothing may jump otherwise)."""
     if not pool_regions:
         raise Refused("the pool has no region, so no VM RAM would survive the jump", "run the prepare playbook")
-    old_arguments, new_arguments = memmap_arguments(running), memmap_arguments(new)
+    old_arguments, new_arguments = next_memmap_arguments(running), memmap_arguments(new)
     if old_arguments != new_arguments:
         raise Refused(
             f"the next command line has {_listed(new_arguments)}, the running one has {_listed(old_arguments)}: "
@@ -191,21 +269,21 @@ def _checked_generation(generation: str) -> str:
     return generation
 
 
-def _checked_length(cmdline: str) -> str:
+def _checked_length(cmdline: str, longest_bytes: int = LONGEST_BYTES) -> str:
     length = len(cmdline.encode())
-    if length > LONGEST_BYTES:
+    if length > longest_bytes:
         raise BadInput(
-            f"the next command line has {length} bytes, the kernel reads {LONGEST_BYTES}",
+            f"the next command line has {length} bytes, the kernel reads {longest_bytes}",
             "drop options that the next kernel does not need from the boot loader's configuration",
         )
     return cmdline
 
 
-def _region(entry: str) -> Region:
+def _region(entry: str, kind: str = "!") -> Region:
     match = _MEMMAP_ENTRY.fullmatch(entry)
-    if not match or match["kind"] != "!":
+    if not match or match["kind"] != kind:
         raise BadInput(f"cannot read memmap={entry}", "it looks like memmap=0x60000000!0x100000000 (size!start)")
-    return Region(start=_number(match["start"], entry), size=_number(match["size"], entry), kind=POOL_KIND)
+    return Region(start=_number(match["start"], entry), size=_number(match["size"], entry), kind=_KINDS[kind])
 
 
 def _number(text: str, entry: str) -> int:

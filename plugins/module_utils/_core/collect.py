@@ -75,7 +75,11 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
 
 
 def firmware_map(root: Path = ROOT) -> Tuple[Region, ...]:
-    """/sys/firmware/memmap by address, cut at the borders of NUMA nodes; a kernel's memmap= does not change it."""
+    """/sys/firmware/memmap by address, cut at the borders of NUMA nodes; a kernel's memmap= does not change it.
+
+    A crash kernel, and a kernel that one jumped to, was given a map with the crash area only; its command line has the
+    rest.
+    """
     entries = [
         regions.firmware_entry(*(_text(entry / name) for name in ("start", "end", "type")))
         for entry in (root / "sys/firmware/memmap").glob("*")
@@ -84,6 +88,9 @@ def firmware_map(root: Path = ROOT) -> Tuple[Region, ...]:
         nodes = srat.memory_spans((root / "sys/firmware/acpi/tables/SRAT").read_bytes())
     except OSError:
         nodes = ()
+    declared = cmdline.declared_ram(_text(root / "proc/cmdline"))
+    if regions.total_ram(declared) > regions.total_ram(entries):
+        entries = [*(entry for entry in entries if entry.kind != regions.RAM_KIND), *declared]
     return regions.split_by_node(sorted(entries, key=lambda entry: entry.start), nodes)
 
 

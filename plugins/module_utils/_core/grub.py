@@ -12,6 +12,7 @@ from . import command, durable
 from .errors import HoldfastError
 
 PATH = Path("/etc/default/grub.d/holdfast.cfg")
+DEFAULTS = Path("/etc/default/grub")
 GENERATED = Path("/boot/grub/grub.cfg")
 
 
@@ -53,6 +54,16 @@ def arguments_of(text: str) -> tuple[str, ...]:
         if line.startswith("GRUB_CMDLINE_LINUX="):
             return tuple(line.split("=", 1)[1].strip('"').split()[1:])
     return ()
+
+
+def is_set_elsewhere(argument: str, defaults: Path = DEFAULTS, ours: Path = PATH) -> bool:
+    """Whether the boot loader's configuration, our own file apart, names a kernel argument of this name."""
+    for path in (defaults, *sorted(ours.parent.glob("*.cfg"))):
+        if path != ours and path.exists():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if any(f"{argument}=" in line and not line.lstrip().startswith("#") for line in lines):
+                return True
+    return False
 
 
 def _put(text: str, path: Path) -> None:

@@ -1,15 +1,15 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the agent needs around it on a host: three systemd units and libvirt's hook, each a small file."""
+"""What the agent needs around it on a host: systemd units, libvirt's hook, a script in initrds, each a small file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Tuple
+from typing import Iterable, Sequence, Tuple
 
-from . import durable
+from . import durable, kexec, releases
 from .command import run
 from .packing import PATH
 
@@ -83,6 +83,33 @@ esac
 exit 0
 """
 
+INITRAMFS_SCRIPT = Path("/etc/initramfs-tools/scripts/init-bottom/holdfast")
+# Where initrds are made in another way, the pool's unit does what the script would.
+RENEW_INITRDS = Path("/usr/sbin/update-initramfs")
+# As early as there is a root file system: here the kernel has proven little more than that it finds its disk. /dev is
+# there already, moved by udev's script. With the tools of an initramfs (klibc), and never in the way of the boot.
+INITRAMFS_TEXT = f"""\
+#!/bin/sh
+# Written by holdfast. After a jump, lets the old kernel take over if this one dies.
+case "$1" in
+    prereqs) echo udev; exit 0 ;;
+esac
+case "$(cat /proc/cmdline)" in
+    *elfcorehdr=*) exit 0 ;;
+    *holdfast.generation=*) ;;
+    *) exit 0 ;;
+esac
+[ -x "$rootmnt{PATH}" ] || exit 0
+for place in proc sys run; do
+    mount -n -o bind "/$place" "$rootmnt/$place"
+done
+chroot "$rootmnt" {PATH} guard >"$rootmnt/dev/kmsg" 2>&1
+for place in run sys proc; do
+    umount "$rootmnt/$place"
+done
+exit 0
+"""
+
 ENABLED = ("holdfast-pool.service", "holdfast-restore.service")
 
 
@@ -109,6 +136,7 @@ FILES: Tuple[HostFile, ...] = (
     HostFile(UNITS / "holdfast-restore.service", RESTORE_UNIT),
     HostFile(UNITS / "holdfast-live-update.service", LIVE_UPDATE_UNIT),
     HostFile(HOOK, HOOK_SCRIPT, 0o755),
+    HostFile(INITRAMFS_SCRIPT, INITRAMFS_TEXT, 0o755),
 )
 
 
@@ -117,18 +145,29 @@ def enabled(units: Path = UNITS) -> bool:
     return all(any(units.glob(f"*.wants/{unit}")) for unit in ENABLED)
 
 
-def put(files: Iterable[HostFile]) -> None:
-    """Write files and let systemd start the units at boot. Raises HoldfastError."""
+def put(files: Sequence[HostFile]) -> None:
+    """Write files, let systemd start the units at boot, and renew the initrds that they are in. Raises HoldfastError.
+
+    Kernels that come later get theirs by their installation.
+    """
     for file in files:
         # Readable for all, as packages make them: durable's own directories are private.
         file.path.parent.mkdir(parents=True, exist_ok=True)
         durable.write_text(file.path, file.text, mode=file.mode)
     run(["systemctl", "daemon-reload"])
     run(["systemctl", "enable", *ENABLED])
+    if RENEW_INITRDS.exists() and any(file.text == INITRAMFS_TEXT for file in files):
+        # Not that of the running kernel, which is the one to be left: should it be jumped to one day, the pool's unit
+        # does what the script would.
+        for release in sorted(set(releases.installed()) - {kexec.running_release()}):
+            run([str(RENEW_INITRDS), "-u", "-k", release], timeout_s=1800)
 
 
 def take_away(files: Iterable[HostFile]) -> None:
-    """Stop the units, which unmounts the pool, and remove the files. Raises CommandFailed while a VM is in the pool."""
+    """Stop the units, which unmounts the pool, and remove the files. Raises CommandFailed while a VM is in the pool.
+
+    What is left in initrds until their next renewal does nothing without the agent.
+    """
     known = [unit for unit in ENABLED if (UNITS / unit).exists()]
     if known:
         run(["systemctl", "disable", "--now", *known], timeout_s=180)

@@ -249,7 +249,8 @@ def _fold_vm(vm: Dict[str, Any], entry: Mapping[str, Any]) -> None:
 def _fold_host(view: Dict[str, Any], entry: Mapping[str, Any]) -> None:
     if entry["event"] == "arrived":
         # Whoever arrives a second time has come back.
-        view["fell_back"] = view["fell_back"] or bool(view["boot_id"]["to"]) or view["state"] == "falling_back"
+        back = view["boot_id"]["to"] or view["state"] == "falling_back" or entry.get("crashed")
+        view["fell_back"] = view["fell_back"] or bool(back)
         view["boot_id"]["to"] = entry["boot_id"]
         view["kernel"]["arrived"] = entry["kernel"]
     if entry["event"] == "restored":

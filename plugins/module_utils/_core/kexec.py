@@ -10,14 +10,18 @@ in which VM RAM looks free.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from .command import run
 from .errors import CommandFailed, HoldfastError
 
 LOADED = Path("/sys/kernel/kexec_loaded")
+CRASH_LOADED = Path("/sys/kernel/kexec_crash_loaded")
+CRASH_SIZE = Path("/sys/kernel/kexec_crash_size")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CMDLINE = Path("/proc/cmdline")
+LAST_WORDS_LIMIT_S = 20.0
 TAINT = Path("/proc/sys/kernel/tainted")
 
 
@@ -50,6 +54,12 @@ def image_of(release: str) -> tuple[Path, Path]:
     return image, initrd
 
 
+def initrd_bytes(release: str) -> int:
+    """Size of a release's initrd; 0 when it has none."""
+    path = Path(f"/boot/initrd.img-{release}")
+    return path.stat().st_size if path.exists() else 0
+
+
 def load(image: Path, initrd: Path, cmdline: str) -> None:
     """Load a kernel for the jump, replacing any that was loaded. Raises HoldfastError if it is not loaded then."""
     try:
@@ -65,6 +75,34 @@ def unload() -> None:
     """Forget a loaded kernel, so that an ordinary reboot is an ordinary reboot."""
     if LOADED.read_text().strip() == "1":
         run(["kexec", "-s", "-u"])
+
+
+def crash_area_bytes() -> int:
+    """RAM that this kernel keeps for a crash kernel; 0 without ``crashkernel=``, or when it found no room."""
+    return int(CRASH_SIZE.read_text())
+
+
+def load_crash(image: Path, initrd: Path, cmdline: str) -> None:
+    """Load a kernel that takes over when this one panics. Raises HoldfastError if it is not loaded then."""
+    run(["kexec", "-s", "-p", str(image), f"--initrd={initrd}", f"--command-line={cmdline}"], timeout_s=300)
+    if CRASH_LOADED.read_text().strip() != "1":
+        raise HoldfastError(f"{image} did not stay loaded as crash kernel", "see the kernel log")
+
+
+def unload_crash() -> None:
+    """Forget the crash kernel."""
+    if CRASH_LOADED.read_text().strip() == "1":
+        run(["kexec", "-s", "-p", "-u"])
+
+
+def last_words() -> str:
+    """In a crash kernel: the message of the panic that led here; empty when it cannot be read."""
+    try:
+        log = run(["vmcore-dmesg", "/proc/vmcore"], timeout_s=LAST_WORDS_LIMIT_S)
+    except CommandFailed:
+        return ""
+    found = re.findall(r"Kernel panic - not syncing: (.*)", log)
+    return found[-1].strip() if found else ""
 
 
 def jump() -> None:

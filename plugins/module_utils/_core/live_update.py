@@ -9,7 +9,7 @@ import os
 import socket
 from typing import Any, Dict
 
-from . import attach, deadline, kexec, lanes, monitor
+from . import attach, deadline, guard, kexec, lanes, monitor
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, next_command_line
@@ -80,6 +80,18 @@ def _load(config: Config, journal: Journal, wanted: Request) -> None:
         new = next_command_line(running, generation=wanted.generation)
         check_next(running, new, config.required_pool.regions, wanted.generation)
         kexec.load(*kexec.image_of(wanted.kernel_to), new)
+        _stage_guard(config, journal, wanted, new)
+
+
+def _stage_guard(config: Config, journal: Journal, wanted: Request, new: str) -> None:
+    """A jump without a guard is still a jump, and on record as one."""
+    try:
+        old = journal.view["kernel"]["from"]
+        trouble = guard.stage(config, wanted.generation, old, new, wanted.deadline_s)
+    except HoldfastError as exc:
+        trouble = str(exc)
+    if trouble:
+        journal.record("warning", text=f"the start of kernel {wanted.kernel_to} is not guarded: {trouble}")
 
 
 def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:

@@ -355,7 +355,7 @@ def _pool_attached(case: _Case) -> Iterator[Blocker]:
 
 
 def _pool_kept(case: _Case) -> Iterator[Blocker]:
-    running, new = (cmdline.memmap_arguments(line) for line in (case.host.cmdline, case.target.cmdline))
+    running, new = cmdline.next_memmap_arguments(case.host.cmdline), cmdline.memmap_arguments(case.target.cmdline)
     if case.host.pool.regions and running != new:
         yield Blocker(
             "pool-not-kept",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List
 
-from . import attach, fallback, health, kexec, lanes, monitor, saveimage
+from . import attach, fallback, guard, health, kexec, lanes, monitor, saveimage
 from . import request as requests
 from . import suspend as suspending
 from .attach import Boot
@@ -114,6 +114,7 @@ def give_up(config: Config, names: List[str]) -> str:
 def settle(config: Config, journal: Journal) -> str:
     """Close a finished generation if nothing of it waits for anybody; returns how it stands, a sentence."""
     if journal.is_settled:
+        guard.forget(config.state_dir)
         requests.remove(config.state_dir)
         journal.archive()
     waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in (*HELD, "lost")]
@@ -213,6 +214,7 @@ def _none_came_back(journal: Journal) -> List[str]:
 
 def _close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     """Put the end on record. Raises HoldfastError when VMs are left over."""
+    guard.end()
     left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in OPEN]
     if left:
         told = "; ".join(part for part in (reason, "not brought back: " + "; ".join(left)) if part)

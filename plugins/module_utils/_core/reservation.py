@@ -8,13 +8,15 @@ Three files say everything: the agent's configuration, the boot loader's argumen
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
-from . import cmdline, durable, grub, qemu_conf, regions
+from . import cmdline, crash_area, durable, grub, kexec, qemu_conf, regions
 from . import config as configuration
 from .config import Config, PoolConfig
+from .crash_area import CrashArea, CrashWish
 from .errors import HoldfastError, Refused
 from .facts import Region
 from .journal import holds_suspended
@@ -38,6 +40,7 @@ class Wish:
     regions: Tuple[PoolWish, ...]
     host_reserve_bytes: Optional[int] = None
     device: str = "/dev/pmem0"
+    crash_kernel: str = crash_area.AUTO
 
 
 def read_files() -> Files:
@@ -63,11 +66,25 @@ def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Co
     return replace(current, pool=pool)
 
 
-def with_pool(files: Files, config: Config) -> Files:
+def wanted_crash_area(files: Files, config: Config, firmware: Sequence[Region], wish: Wish) -> CrashArea:
+    """What is kept for a crash kernel beside the pool. Raises BadInput."""
+    if wish.crash_kernel != crash_area.NONE and grub.is_set_elsewhere("crashkernel"):
+        return CrashArea(0, "the boot loader's configuration has a crashkernel= of somebody else")
+    asked = CrashWish(
+        wish.crash_kernel,
+        cpus=os.cpu_count() or 1,
+        initrd_bytes=kexec.initrd_bytes(kexec.running_release()),
+        present_bytes=cmdline.crash_area_bytes(" ".join(grub.arguments_of(files.boot))),
+        host_reserve_bytes=wish.host_reserve_bytes,
+    )
+    return crash_area.choose(asked, firmware, config.required_pool.regions)
+
+
+def with_pool(files: Files, config: Config, crash: CrashArea) -> Files:
     """The three files for a configuration with a pool. Raises HoldfastError for a pool that cannot be made."""
     return Files(
         agent=configuration.text_of(config),
-        boot=grub.config_text(open_pool(config).reserve()),
+        boot=grub.config_text((*open_pool(config).reserve(), *crash.arguments)),
         libvirt=qemu_conf.with_memory_backing_dir(files.libvirt, str(config.required_pool.mount_point)),
     )
 
@@ -75,6 +92,12 @@ def with_pool(files: Files, config: Config) -> Files:
 def without_pool(files: Files) -> Files:
     """The three files of a host without a pool."""
     return Files(agent="", boot="", libvirt=qemu_conf.with_memory_backing_dir(files.libvirt, None))
+
+
+def check_kernel(running: str) -> None:
+    """Raise Refused in a crash kernel: it sees its own area only, and would choose another pool."""
+    if cmdline.is_crash_kernel(running):
+        raise Refused("this host runs in its crash kernel and does not see its own RAM", "reboot it first")
 
 
 def check(before: Files, after: Files, config: Config) -> None:
@@ -111,8 +134,10 @@ def put(before: Files, after: Files, state_dir: Path) -> None:
         configuration.CONFIG.unlink(missing_ok=True)
 
 
-def reboot_required(config: Config, running: str) -> bool:
-    """Whether the running kernel's command line keeps other RAM than the configuration asks for."""
+def reboot_required(config: Config, boot: str, running: str) -> bool:
+    """Whether the running kernel's command line keeps other RAM than the configuration and its boot file ask for."""
+    if not set(grub.arguments_of(boot)) <= set(cmdline.split(running)):
+        return True
     asked = {(region.start, region.size) for region in config.pool.regions} if config.pool else set()
     return {(region.start, region.size) for region in cmdline.memmap_regions(running)} != asked
 

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import Any, Dict
 
-from . import durable, integrity, monitor, permit, saveimage
+from . import durable, guard, integrity, monitor, permit, saveimage
 from .domain import restore_xml
 from .errors import VmError
 from .hypervisor import Domain, Hypervisor
@@ -34,6 +34,7 @@ def restore(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, dea
         monitor.keep_ram_in_place(domain)
         monitor.load_state(domain, state_path(pool, uuid), image.stream_offset, deadline_s)
         monitor.copy_ram_again(domain)
+        guard.end()
     except Exception:
         with suppress(VmError):  # a QEMU that refused its state has often ended by itself; its own words matter more
             domain.destroy()

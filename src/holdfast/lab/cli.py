@@ -34,7 +34,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 def _register_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", type=int, default=1, metavar="N", help="number of hypervisors, 1 or 2 (default 1)")
-    parser.add_argument("--ram", type=int, default=4096, metavar="MIB", help="RAM of each (default 4096)")
+    parser.add_argument("--ram", type=int, default=5120, metavar="MIB", help="RAM of each (default 5120)")
     parser.add_argument("--no-guests", action="store_const", const=(), default=None, dest="guests", help="define none")
     parser.set_defaults(func=_up)
 

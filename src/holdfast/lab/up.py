@@ -37,7 +37,7 @@ class Wish:
     """What a lab shall be. Guests are defined on the first host only."""
 
     hosts: int = 1
-    ram_mib: int = 4096
+    ram_mib: int = 5120
     cpus: int = 2
     guests: tuple[GuestSpec, ...] = GUESTS
 

@@ -1,0 +1,94 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How much RAM is kept for the crash kernel (``crashkernel=``): enough for the old kernel to bring all VMs back in it.
+
+Their RAM is in the pool. What has to fit is the kernel, its initrd, libvirt, the agent, and what the VMs' QEMU
+processes need besides guest RAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from .errors import BadInput
+from .facts import Region
+from .regions import (
+    MIB,
+    PAGES_PER_PAGE_OF_STRUCTURES,
+    default_host_reserve,
+    parse_size,
+    size_text,
+    total_ram,
+)
+
+# The kernel, systemd and libvirt, of which 140 MiB were in use in the lab, and the room that a jump out of the crash
+# kernel needs (256 MiB, see preflight).
+BASE_BYTES = 512 * MIB
+# At its start the crash kernel holds its initrd twice, packed and unpacked, and modules hardly shrink when packed.
+INITRD_FOLD = 3
+# Per-CPU areas, threads of the kernel, and the slabs that each CPU fills.
+PER_CPU_BYTES = 2 * MIB
+# QEMU's own memory is 50 to 100 MiB a VM, and its page tables are 1/256 of guest RAM when pages are small: taken
+# together 1/32 of the pool covers VMs of 4 GiB each, and larger ones the more.
+QEMU_SHARE = 32
+UNIT_BYTES = 64 * MIB
+AUTO, NONE = "auto", "none"
+
+
+@dataclass(frozen=True)
+class CrashWish:
+    """``size`` is ``auto``, ``none`` or a size; ``present_bytes`` is kept by ``auto`` when it is enough.
+
+    A new initrd, a little larger or smaller, is no reason for a reboot.
+    """
+
+    size: str
+    cpus: int
+    initrd_bytes: int
+    present_bytes: int = 0
+    host_reserve_bytes: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class CrashArea:
+    """``size_bytes`` to reserve; 0 when nothing is reserved, for ``reason``."""
+
+    size_bytes: int = 0
+    reason: str = ""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The kernel arguments. The kernel chooses the place, below 4 GiB if it can."""
+        return (f"crashkernel={self.size_bytes // MIB}M",) if self.size_bytes else ()
+
+
+def size_for(pool_bytes: int, cpus: int, initrd_bytes: int) -> int:
+    """Bytes that a crash kernel needs on a host with this pool, so many CPUs, and an initrd of this size."""
+    pool_share = pool_bytes // PAGES_PER_PAGE_OF_STRUCTURES + pool_bytes // QEMU_SHARE
+    whole = BASE_BYTES + cpus * PER_CPU_BYTES + initrd_bytes * INITRD_FOLD + pool_share
+    return -(-whole // UNIT_BYTES) * UNIT_BYTES
+
+
+def choose(wish: CrashWish, firmware: Sequence[Region], pool: Sequence[Region]) -> CrashArea:
+    """What to reserve. Raises BadInput for a size asked for that does not work."""
+    if wish.size == NONE:
+        return CrashArea(0, "it is switched off")
+    pool_bytes = sum(region.size for region in pool)
+    needed = size_for(pool_bytes, wish.cpus, wish.initrd_bytes)
+    size = max(needed, wish.present_bytes) if wish.size == AUTO else parse_size(wish.size)
+    if size < needed or size % MIB:
+        raise BadInput(
+            f"a crash kernel of {size_text(size)} is too small for this host, or no whole number of MiB",
+            f"ask for {size_text(needed)}, or for {AUTO}",
+        )
+    reserve = default_host_reserve(firmware) if wish.host_reserve_bytes is None else wish.host_reserve_bytes
+    left = total_ram(firmware) - pool_bytes - pool_bytes // PAGES_PER_PAGE_OF_STRUCTURES - size
+    if left >= reserve:
+        return CrashArea(size)
+    reason = f"{size_text(size)} for it would leave the host {size_text(max(0, left))}, less than {size_text(reserve)}"
+    if wish.size == AUTO:
+        return CrashArea(0, reason)
+    raise BadInput(f"no crash kernel is possible: {reason}", "make the pool smaller, or lower the host's reserve")

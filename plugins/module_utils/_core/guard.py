@@ -1,0 +1,187 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Guard the boot after the jump: if the new kernel panics or hangs before it has restored the VMs, the old one returns.
+
+The old kernel is loaded into the new one as its crash kernel, and a timer turns a hang into a panic. Both are set up
+from a file that was written before the jump, in the initramfs, or later by the pool's unit where that did not work.
+
+The timer ends before the first VM is resumed. The crash kernel stays until the generation is closed: VMs that are
+still suspended then would come back in it, and the journal sees to it that no other does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import crash_area, durable, kexec, regions
+from .cmdline import crash_command_line, generation_of, has_option, is_crash_kernel
+from .command import run
+from .config import RUN_DIR, Config
+from .errors import CommandFailed, HoldfastError
+
+NAME = "crash-kernel.json"
+PANIC_ON_OOPS = Path("/proc/sys/kernel/panic_on_oops")
+WATCHDOGS = Path("/sys/class/watchdog")
+SOFTDOG = Path("/sys/module/softdog")
+DEVICES = Path("/dev")
+# What softdog calls itself (drivers/watchdog/softdog.c), and the letter that lets a watchdog stop.
+TIMER_IDENTITY = "Software Watchdog"
+STOP = b"V"
+
+_ending = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What the next kernel needs to know; ``deadline_s`` is how long it has until the first VM is resumed.
+
+    0 when nobody counts the time.
+    """
+
+    generation: str
+    image: str
+    initrd: str
+    command_line: str
+    deadline_s: float
+
+
+def stage(config: Config, generation: str, release: str, line: str, deadline_s: float) -> str:
+    """Put on record what shall take over when the next kernel, started with ``line``, fails.
+
+    Returns what is missing of the guard; empty when all is well, or when no RAM is kept for a crash kernel.
+    Raises HoldfastError when ``release`` is not installed any more.
+    """
+    # Not needed early at boot, where its XML parsers would stand before the restore.
+    from . import collect
+
+    forget(config.state_dir)
+    if not has_option(line, "crashkernel"):
+        return ""
+    pool_bytes = sum(one.size for one in config.required_pool.regions)
+    needed = crash_area.size_for(pool_bytes, os.cpu_count() or 1, kexec.initrd_bytes(release))
+    found = kexec.crash_area_bytes()
+    # A crash kernel has no crash area, but the kernel that it jumps to will.
+    if found < needed and not is_crash_kernel(kexec.running_cmdline()):
+        return f"{regions.size_text(found)} are kept for a crash kernel, and it needs {regions.size_text(needed)}"
+    image, initrd = kexec.image_of(release)
+    ram = regions.usable_ranges(collect.firmware_map())
+    line = crash_command_line(line, ram)
+    busy = _systemd_has_a_watchdog()
+    staged = Staged(generation, str(image), str(initrd), line, 0.0 if busy else deadline_s)
+    durable.write_text(config.state_dir / NAME, json.dumps(asdict(staged), indent=1))
+    return "systemd uses a watchdog (RuntimeWatchdogSec=), so a hang is left to that" if busy else ""
+
+
+def begin(state_dir: Path) -> str:
+    """Guard this boot if it is the one that was staged for; returns what was done, for people.
+
+    Safe to call again. Raises HoldfastError when the boot should be guarded and is not.
+    """
+    staged = read(state_dir)
+    running = kexec.running_cmdline()
+    if staged is None or generation_of(running) != staged.generation:
+        return "this boot needs no guard"
+    if is_crash_kernel(running):
+        return "this is the crash kernel"
+    if not _loaded_mark().exists():
+        kexec.load_crash(Path(staged.image), Path(staged.initrd), staged.command_line)
+        _mark(_loaded_mark(), "")
+    if staged.deadline_s and not _timer_mark().exists():
+        _start_timer(staged.deadline_s)
+    limit = f", or restores no VM within {staged.deadline_s:.0f} s" if staged.deadline_s else ""
+    return f"{staged.image} takes over if this kernel dies{limit}"
+
+
+def end() -> None:
+    """From here on nothing forces a panic. Before the first VM is resumed; cheap, and safe to call again."""
+    with _ending:
+        mark = _timer_mark()
+        if not mark.exists():
+            return
+        PANIC_ON_OOPS.write_text(mark.read_text())
+        _stop_timer()
+        mark.unlink()
+
+
+def forget(state_dir: Path) -> None:
+    """The generation is closed, or not yet begun: no kernel takes over any more."""
+    end()
+    (state_dir / NAME).unlink(missing_ok=True)
+    if _loaded_mark().exists():
+        kexec.unload_crash()
+        _loaded_mark().unlink()
+
+
+def read(state_dir: Path) -> Staged | None:
+    """What was staged, None when nothing was. Raises HoldfastError when it is damaged."""
+    path = state_dir / NAME
+    try:
+        return Staged(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError) as exc:
+        raise HoldfastError(f"{path} cannot be understood: {exc!r}", "no kernel takes over if this one dies") from exc
+
+
+def _systemd_has_a_watchdog() -> bool:
+    """It may take ours, which is the first one there is, and then nobody can stop it but systemd."""
+    shown = run(["systemctl", "show", "--property=RuntimeWatchdogUSec", "--value"]).strip()
+    return shown not in ("", "0", "infinity")
+
+
+def _start_timer(deadline_s: float) -> None:
+    """An oops ends this kernel at once, and a hang when the time is up. Raises HoldfastError; then there is neither."""
+    if SOFTDOG.exists():
+        raise HoldfastError("softdog is in use already: this kernel may hang for ever", "see /etc/modules-load.d")
+    _mark(_timer_mark(), PANIC_ON_OOPS.read_text())
+    try:
+        run(["modprobe", "softdog", f"soft_margin={max(1, int(deadline_s))}", "soft_panic=1", "nowayout=0"])
+        # Opening starts it, and closing without the letter lets it run on.
+        os.close(os.open(_timer_device(), os.O_WRONLY))
+        PANIC_ON_OOPS.write_text("1")
+    except (HoldfastError, OSError) as exc:
+        end()
+        raise HoldfastError(f"this kernel may hang for ever: {exc}") from exc
+
+
+def _stop_timer() -> None:
+    if not SOFTDOG.exists():
+        return
+    try:
+        handle = os.open(_timer_device(), os.O_WRONLY)
+        try:
+            os.write(handle, STOP)
+        finally:
+            os.close(handle)
+    except OSError as exc:
+        raise HoldfastError(f"the timer that would end this kernel cannot be stopped: {exc}") from exc
+    with suppress(CommandFailed):  # stopped is enough
+        run(["modprobe", "-r", "softdog"])
+
+
+def _timer_device() -> Path:
+    """The device of softdog, whatever other watchdogs there are. Raises HoldfastError."""
+    for watchdog in sorted(WATCHDOGS.glob("*")):
+        if (watchdog / "identity").read_text().strip() == TIMER_IDENTITY:
+            return DEVICES / watchdog.name
+    raise HoldfastError("softdog has no device", "see the kernel log")
+
+
+# In /run, for this boot only.
+def _timer_mark() -> Path:
+    return RUN_DIR / "panic-on-oops-before"
+
+
+def _loaded_mark() -> Path:
+    return RUN_DIR / "crash-kernel-loaded"
+
+
+def _mark(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text(text)
