@@ -55,11 +55,9 @@ def test_a_kernel_without_a_fault_is_guarded_and_then_left_alone(watch: scene.Wa
     done = prepared.playbook("upgrade", *to_newest(prepared))
     assert done.status == 0
     assert prepared.journal()["warnings"] == []
-    assert "takes over if this kernel dies" in prepared.on_host(
-        "journalctl -b -o cat -k; cat /run/initramfs/* 2>&1; true"
-    )
+    assert "takes over if this kernel dies" in prepared.on_host("dmesg")
     assert prepared.on_host("cat /sys/kernel/kexec_crash_loaded").strip() == "0"
-    assert prepared.on_host("ls /sys/class/watchdog").strip() == ""
+    assert "softdog" not in prepared.on_host("lsmod")
     unharmed(watch)
     assert watch.finish() == []
 

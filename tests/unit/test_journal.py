@@ -136,5 +136,12 @@ def test_a_generation_arrives_once(tmp_path: Path) -> None:
     assert attach.judge_boot(journal, "boot-3", cmdline) is Boot.JUMPED
 
 
+def test_an_attach_that_is_tried_again_is_no_way_back(tmp_path: Path) -> None:
+    journal = jumping(tmp_path)
+    for boot_id, fell_back in (("boot-2", False), ("boot-2", False), ("boot-3", True)):
+        journal.record("arrived", boot_id=boot_id, kernel="7.2")
+        assert journal.view["fell_back"] is fell_back
+
+
 def test_an_ordinary_boot_is_one_without_a_generation(tmp_path: Path) -> None:
     assert attach.judge_boot(open_journal(tmp_path), "boot-1", "root=/dev/vda1") is Boot.ORDINARY

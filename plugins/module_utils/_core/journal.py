@@ -248,8 +248,9 @@ def _fold_vm(vm: Dict[str, Any], entry: Mapping[str, Any]) -> None:
 
 def _fold_host(view: Dict[str, Any], entry: Mapping[str, Any]) -> None:
     if entry["event"] == "arrived":
-        # Whoever arrives a second time has come back.
-        back = view["boot_id"]["to"] or view["state"] == "falling_back" or entry.get("crashed")
+        # Whoever arrives in yet another boot has come back; an attach that is tried again arrives in the same one.
+        another = view["boot_id"]["to"] not in ("", entry["boot_id"])
+        back = another or view["state"] == "falling_back" or entry.get("crashed")
         view["fell_back"] = view["fell_back"] or bool(back)
         view["boot_id"]["to"] = entry["boot_id"]
         view["kernel"]["arrived"] = entry["kernel"]
