@@ -55,11 +55,13 @@ NOTES = (
     " that this machine's page cache holds",
     "save_kexec and save_reboot make and attach an empty pool at boot, because the guest's RAM is placed there;"
     " attach_s says how long that took, the loading of KVM included, in every way",
+    "libvirt's QEMU maps a RAM file of the pool at an address that is no multiple of 2 MiB, so by 4 KiB pages; what"
+    " that costs the restores of save_kexec and save_reboot, which write all RAM anew, is in their figures",
     "phases are by the host's own clock, which a boot may shift by up to a second; boot lasts until systemd begins to"
     " attach the pool, libvirt from there (holdfast: from the attached pool) until libvirt's daemon can be asked to"
     " restore",
-    "the floor is bare QEMU (save, quit, start, incoming, cont by QMP, RAM in place) plus a kexec that leads to a"
-    " minimal init, with the same kernel and command line",
+    "the floor is bare QEMU (save, quit, start, incoming, cont by QMP, RAM in place, mapped at a multiple of 2 MiB)"
+    " plus a kexec that leads to a minimal init, with the same kernel and command line",
 )
 
 
