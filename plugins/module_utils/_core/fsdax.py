@@ -33,7 +33,7 @@ DRIVERS = ("nd_e820", "nd_pmem")
 DEVICE_TIMEOUT_S = 30.0
 
 # Blocks in groups of 2 MiB, without which huge pages are impossible (so far QEMU maps at 4 KiB borders all the same);
-# few inodes, all initialised at once, so that nothing writes to the file system behind our back; no blocks held back for
+# few inodes, all initialised at once, so that nothing writes to the file system behind our back; none kept back for
 # root. It keeps a small journal: that holds names only, never RAM, and a kernel that panics leaves the pool dirty for
 # the one that comes after it.
 MKFS = "mkfs.ext4 -q -F -b 4096 -m 0 -N 8192 -J size=4 -L holdfast"
