@@ -206,6 +206,21 @@ def test_vms_that_a_killed_agent_had_paused_go_on_where_they_are(scene: Scene) -
     assert open_journal(scene.config.state_dir).state == "none"
 
 
+def test_vms_go_on_even_when_there_is_no_room_to_say_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uuid in (WEB, DB):
+        scene.journal.record("vm_paused", uuid=uuid, was_paused=False)
+    scene.guests = [Guest(DB, "paused"), Guest(WEB, "paused")]
+
+    def no_room(_journal: Journal, _event: str, **_fields: Any) -> None:
+        raise HoldfastError("cannot write journal.jsonl: No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "record", no_room)
+        with pytest.raises(HoldfastError, match="No space left"):
+            scene.recover()
+    assert [deed for deed in scene.deeds if deed.startswith("go on")] == ["go on 11", "go on 22"]
+
+
 def test_a_vm_that_was_saved_but_not_on_record_is_restored_from_that(scene: Scene) -> None:
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
     scene.guests, scene.whole = [Guest(DB, "running")], {WEB}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, Dict, List
 
@@ -153,7 +154,15 @@ def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str
         elif step is Step.CONTRADICTION:
             journal.record("vm_failed", uuid=vm["uuid"], error=step.value)
     except HoldfastError as exc:
-        journal.record("warning", text=str(exc))
+        _warn(journal, str(exc))
+
+
+def _warn(journal: Journal, text: str) -> None:
+    """On record, or in the unit's log when there is no room: a full disk must not keep the next VM paused."""
+    try:
+        journal.record("warning", text=text)
+    except HoldfastError:
+        print(f"holdfast: {text}", file=sys.stderr, flush=True)
 
 
 def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Step:

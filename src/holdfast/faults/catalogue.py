@@ -151,6 +151,8 @@ BREAK_KEXEC = "printf '#!/bin/sh\\nexit 1\\n' > /root/no-kexec && chmod 755 /roo
 BREAK_KEXEC += "mount --bind /root/no-kexec /usr/sbin/kexec"
 QEMU = "/usr/bin/qemu-system-x86_64"
 FLIP_JOURNAL = f'python3 -c "{FLIP % (100, 100)}" {JOURNAL}'
+# The agent at work cannot make the journal longer, as if its disk were full. Guests have their disks there, too.
+FILL_JOURNAL = f"for pid in $AGENT; do prlimit --pid $pid --fsize=$(stat -c %s {JOURNAL}); done"
 FORGET_POOL = "sed 's/memmap=[^ ]*//' /proc/cmdline > /root/cmdline && mount --bind /root/cmdline /proc/cmdline"
 # The kernel skips zeros in front of an archive, finds none, and so no driver for its disk.
 EMPTY_INITRD = "truncate -s 1M /root/initrd && mount --bind /root/initrd /boot/initrd.img-$(uname -r)"
@@ -200,6 +202,7 @@ BEFORE_THE_JUMP = (
         (Ending.ABORTED,),
         mend="rm /var/lib/holdfast/pool/full",
     ),
+    Fault("no more room for the journal", "suspend", f"vm_paused {UUID[TICK]}", FILL_JOURNAL, (Ending.ABORTED,)),
     Fault("kexec refuses the kernel", "load", "", BREAK_KEXEC, (Ending.ABORTED,), mend="umount /usr/sbin/kexec"),
     Fault("the loaded kernel is unloaded", "jump", "suspending", "kexec -s -u", (Ending.ABORTED,)),
     Fault("suspending takes too long", "suspend", "", "true", (Ending.ABORTED,), limits={"deadline_s": 0.5}),
