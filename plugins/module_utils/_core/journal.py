@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from . import durable
-from .errors import JournalError
+from .errors import HoldfastError, JournalError
 
 NAME = "journal.jsonl"
 TERMINAL = ("restored", "aborted", "failed")
@@ -128,8 +128,7 @@ class Journal:
             entry = {"event": event, "at": time.time(), **fields}
             self._check(entry)
             text = json.dumps(entry, sort_keys=True)
-            self._drop_cut_off_line()
-            durable.append_line(self.path, f"{_sum(text)} {text}")
+            self._append(f"{_sum(text)} {text}")
             self._fold(entry)
 
     def archive(self) -> None:
@@ -137,6 +136,16 @@ class Journal:
         if self.state not in TERMINAL:
             raise JournalError(f"generation {self.generation} is {self.state}, not finished")
         durable.move(self.path, self.path.parent / "history" / f"{self.generation}.jsonl")
+
+    def _append(self, line: str) -> None:
+        """Add a line; what a full disk let through of it is dropped before the next one."""
+        self._drop_cut_off_line()
+        whole_bytes = len(_read(self.path))
+        try:
+            durable.append_line(self.path, line)
+        except HoldfastError:
+            self._whole_bytes = whole_bytes if self.path.exists() else None
+            raise
 
     def _drop_cut_off_line(self) -> None:
         if self._whole_bytes is not None:
