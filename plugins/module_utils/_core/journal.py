@@ -140,7 +140,7 @@ class Journal:
     def _append(self, line: str) -> None:
         """Add a line; what a full disk let through of it is dropped before the next one."""
         self._drop_cut_off_line()
-        whole_bytes = len(_read(self.path))
+        whole_bytes = self.path.stat().st_size if self.path.exists() else 0
         try:
             durable.append_line(self.path, line)
         except HoldfastError:
