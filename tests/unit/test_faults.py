@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import TRANSITIONS, VM_STATES
 from holdfast import command
 from holdfast.faults import controller, matrix, strike, table
@@ -25,6 +25,7 @@ from holdfast.faults.controller import Said
 from holdfast.faults.matrix import EmulatorBroke, Planned
 from holdfast.faults.record import BROKEN_OFF, Record, Row
 from holdfast.lab.guests.definitions import GUESTS
+from holdfast.lab.guests.observer import Snapshot
 from holdfast.lab.hosts import Host, Lab
 
 PHASES = ("load", "suspend", "jump", "attach", "restore")
@@ -75,6 +76,41 @@ def test_random_moments_come_again_with_their_seed() -> None:
 )
 def test_how_it_ended(journal: dict[str, Any], expected: Ending) -> None:
     assert strike.ending(journal, "g") is expected
+
+
+@pytest.mark.parametrize(
+    ("units", "asked", "journal", "works"),
+    [
+        ("inactive active inactive", "asked", {"state": "none"}, True),
+        ("activating active inactive", "asked", {"generation": "g", "state": "suspending"}, True),
+        ("inactive activating inactive", "asked", {"generation": "g", "state": "jumping"}, True),
+        ("inactive active activating", "asked", {"generation": "g", "state": "failed"}, True),
+        ("inactive active inactive", "idle", {"generation": "g", "state": "restored"}, False),
+        ("inactive failed failed", "asked", {"generation": "g", "state": "arrived"}, False),
+        ("inactive failed inactive", "asked", {"state": "unreadable"}, False),
+        ("failed active inactive", "asked", {"generation": "before", "state": "restored"}, False),
+    ],
+)
+def test_when_a_host_is_at_rest(units: str, asked: str, journal: dict[str, Any], works: bool) -> None:
+    assert strike._works(units.split(), asked, journal, "g") is works
+
+
+def test_a_host_that_stays_away_is_not_waited_for_longer_than_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = iter(range(1000))
+
+    def silent(_host: Host, _script: str, *, timeout_s: float) -> str:
+        raise CommandFailed(f"no answer within {timeout_s} s")
+
+    monkeypatch.setattr(strike, "on_host", silent)
+    monkeypatch.setattr(strike, "emulator_failed", lambda _host: False)
+    monkeypatch.setattr(Host, "alive", True)
+    monkeypatch.setattr(strike.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(strike.time, "monotonic", lambda: next(clock))
+    with pytest.raises(strike.StaysAway):
+        strike.wait(Host("hv1", 0, "tcg", 1, 1, str(tmp_path), "key"), "g", away_limit_s=60)
+    assert next(clock) < 200
 
 
 def test_the_table_names_who_did_not_carry_on_and_what_is_wrong() -> None:
@@ -191,6 +227,12 @@ def test_a_fault_without_an_end_is_a_row_with_trouble() -> None:
     row = matrix.unfinished(FAULTS[0], HoldfastError("hv1 did not come to an end\nconsole: ..."))
     assert (row.outcome, row.trouble) == (BROKEN_OFF, ("HoldfastError: hv1 did not come to an end",))
     assert "nobody knows" in table.text([row])
+
+
+def test_a_vm_that_was_started_afresh_has_the_disk_it_had() -> None:
+    before = Snapshot("db1", "boot-1", 1.0, 1, "sha", "sha", disk_records=7)
+    assert matrix.disk_findings(before, {"records": 7, "errors": []}) == []
+    assert len(matrix.disk_findings(before, {"records": 6, "errors": ["ext4 counts 1 errors on vda"]})) == 2
 
 
 # What controllers say

@@ -38,6 +38,7 @@ class Fate(StrEnum):
 
     CARRIED_ON = "carried on"
     STARTED_AFRESH = "started afresh"
+    GONE = "gone"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import H
 from ..command import run, step
 from ..lab import scene
 from ..lab.guests.definitions import GUESTS, GuestSpec
-from ..lab.guests.observer import compare
+from ..lab.guests.observer import Snapshot, compare
 from ..lab.hosts import Host, Lab, emulator_failed, guest_was_mixed_up
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
@@ -238,7 +238,7 @@ def _judged(played: Played, fault: Fault, watch: scene.Watch, begun: float) -> R
     vms: dict[str, Fate] = {}
     for guest in GUESTS:
         vms[guest.name], harm = _fate(host, watch, guest)
-        trouble += harm if fault.fate(guest.name) is Fate.CARRIED_ON else []
+        trouble += harm
         if vms[guest.name] != fault.fate(guest.name):
             trouble.append(f"{guest.name} {vms[guest.name]}")
     twice = sum(_qemus(host, guest) > 1 for guest in GUESTS)
@@ -246,18 +246,30 @@ def _judged(played: Played, fault: Fault, watch: scene.Watch, begun: float) -> R
     carried = [name for name, fate in vms.items() if fate is Fate.CARRIED_ON]
     service = max((watch.so_far(name)[0].longest_gap_s for name in carried), default=time.monotonic() - begun)
     trouble += [f"the journal is left open: {left}"] if (left := _open_state(host)) != "none" else []
-    lost = sum(fate is Fate.STARTED_AFRESH for fate in vms.values())
+    lost = sum(fate is not Fate.CARRIED_ON for fate in vms.values())
     told = {name: fate.value for name, fate in vms.items()}
     row = (fault.name, fault.phase, fault.ram_survives, found.value, told, lost, twice, round(service, 1))
     return Row(*row, fault.needs_operator, tuple(trouble), fault.why)
 
 
 def _fate(host: Host, watch: scene.Watch, guest: GuestSpec) -> tuple[Fate, list[str]]:
-    """What became of a guest, and what is wrong with it if it was to carry on."""
-    after = scene.wait_for_guest(host, guest)
-    if after["boot_id"] != watch.before[guest.name].boot_id:
-        return Fate.STARTED_AFRESH, []
-    return Fate.CARRIED_ON, compare(watch.before[guest.name], watch.look(guest))
+    """What became of a guest, and what is wrong with it: all of it if it carried on, else its disk."""
+    before = watch.before[guest.name]
+    try:
+        after = scene.wait_for_guest(host, guest)
+    except HoldfastError as exc:
+        return Fate.GONE, [f"{guest.name}: {_first_line(exc)}"]
+    if after["boot_id"] == before.boot_id:
+        return Fate.CARRIED_ON, compare(before, watch.look(guest))
+    return Fate.STARTED_AFRESH, disk_findings(before, scene.witness(host, guest).verify())
+
+
+def disk_findings(before: Snapshot, disk: Mapping[str, Any]) -> list[str]:
+    """What a guest that was started afresh has lost of what it had synced to its disk before. Pure."""
+    found = [f"{before.name}: disk: {error}" for error in disk["errors"]]
+    if disk["records"] < before.disk_records:
+        found.append(f"{before.name}: disk: {before.disk_records} records before, {disk['records']} after")
+    return found
 
 
 def _qemus(host: Host, guest: GuestSpec) -> int:
