@@ -91,7 +91,7 @@ def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
     hosts = chosen_hosts(wish, environment)
     place = new_place(state_dir(os.environ))
     environment[PROGRESS_FILE_VARIABLE] = str(place.progress_file)
-    progress = watched(Progress(wish.campaign), hosts, place, view_for(), _runner(wish, place, environment))
+    progress = watched(Progress(wish.campaign), hosts, place, view_for(), runner(wish, place, environment))
     return exit_code(progress)
 
 
@@ -202,7 +202,9 @@ def hosts_listed(text: str) -> tuple[str, ...]:
 Start = Callable[[Callable[[Mapping[str, Any]], bool], Callable[[], bool]], int]
 
 
-def _runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
+def runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
+    """What runs the playbook to its end when called, and returns ansible-playbook's own code."""
+
     def start(on_event: Callable[[Mapping[str, Any]], bool], cancelled: Callable[[], bool]) -> int:
         # Here, since it is slow to import and only this needs it.
         import ansible_runner
@@ -260,13 +262,14 @@ def _point_to_log(progress: Progress, place: Place) -> None:
     """Nothing known explains the failure: say where Ansible explains it."""
     unexplained = exit_code(progress) is ExitCode.HOST_FAILED and not any(host.error for host in progress.hosts)
     if unexplained:
-        tail = _tail(place.log)
+        tail = last_words(place.log)
         raise CommandFailed(
             f"ansible-playbook ended with {progress.return_code}: {tail}", f"all it said is in {place.log}"
         )
 
 
-def _tail(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """The first error in Ansible's output, else its last line."""
     with contextlib.suppress(OSError):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         return next((line for line in lines if "ERROR" in line), lines[-1] if lines else "it said nothing")
