@@ -170,6 +170,8 @@ class Journal:
         elif event in TRANSITIONS:
             _fold_host(self.view, entry)
             self.view["state"] = TRANSITIONS[event][1]
+            if self.state in TERMINAL:
+                self.view["ended_at"] = entry["at"]
         self.view["updated_at"] = entry["at"]
 
 
