@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _register_upgrade(commands)
     _register_recover(commands)
     _register_status(commands)
+    _register_doctor(commands)
     _register_report(commands)
     for name in GUESTS:
         _register_guest(name, commands)
@@ -115,6 +116,17 @@ def _register_status(commands: Any) -> None:
     _add_hosts(command)
     command.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     command.set_defaults(func=_status)
+
+
+def _register_doctor(commands: Any) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="look for what an upgrade would miss on this machine and on the hosts; changes nothing",
+        epilog="exit codes: 0 nothing stands in the way, 2 there is a problem",
+    )
+    _add_hosts(command)
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of a picture")
+    command.set_defaults(func=_doctor)
 
 
 def _add_fleet(command: argparse.ArgumentParser) -> None:
@@ -195,6 +207,25 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         Console().print(standing_tables(hosts))
     return status.exit_code(hosts)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .doctor import findings
+    from .doctor.rounds import examined
+    from .doctor.sheet import sheet
+    from .status import STATUS
+    from .upgrade import Wish
+
+    wish = Wish(arguments.inventory, arguments.limit, extra_vars=tuple(arguments.extra_vars), playbook=STATUS)
+    with Console(stderr=True).status("looking at this machine and at the hosts"):
+        examinations = examined(wish)
+    if arguments.json:
+        _say(json.dumps(findings.as_document(examinations), indent=2))
+    else:
+        Console().print(sheet(examinations))
+    return findings.exit_code(examinations)
 
 
 def _view(arguments: argparse.Namespace) -> Any:

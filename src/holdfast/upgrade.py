@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import secrets
 import shlex
 import signal
@@ -164,7 +165,7 @@ def chosen_hosts(wish: Wish, environment: Mapping[str, str]) -> tuple[str, ...]:
         wish.playbook,
     ]
     try:
-        listed = run([str(_tool(words[0])), *words[1:]], env=environment, timeout_s=120)
+        listed = run([str(installed_tool(words[0])), *words[1:]], env=environment, timeout_s=120)
     except CommandFailed as error:
         # Ansible prefixes its last word with [ERROR] or ERROR!; what stands before are warnings.
         lines = [line.strip() for line in error.message.splitlines() if "ERROR" in line] or error.message.splitlines()[
@@ -181,7 +182,7 @@ def chosen_hosts(wish: Wish, environment: Mapping[str, str]) -> tuple[str, ...]:
     return hosts
 
 
-def _tool(name: str) -> Path:
+def installed_tool(name: str) -> Path:
     """A program of this installation, also when its virtual environment is not active."""
     own = Path(sysconfig.get_path("scripts")) / name
     return own if own.exists() else Path(name)
@@ -197,6 +198,13 @@ def hosts_listed(text: str) -> tuple[str, ...]:
         elif listing:
             found[line.strip()] = None
     return tuple(name for name in found if name != "localhost")
+
+
+def by_name(hosts: Sequence[str]) -> list[str]:
+    """As a person lists them, hv2 before hv10. Ansible lists hosts in no order."""
+    return sorted(
+        hosts, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    )
 
 
 Start = Callable[[Callable[[Mapping[str, Any]], bool], Callable[[], bool]], int]
