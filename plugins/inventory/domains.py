@@ -49,10 +49,7 @@ EXAMPLES = r"""
 # domains.yml. Read it after the inventory with the hypervisors:
 #   ansible-inventory -i inventory/ -i domains.yml --graph holdfast_vms
 plugin: holdfast.kvm.domains
-
-# ---
-# And VMs by what becomes of them: treatment_in_place, treatment_live
-plugin: holdfast.kvm.domains
+# If wanted, groups of VMs by what becomes of them: treatment_in_place, treatment_live
 keyed_groups:
   - prefix: treatment
     key: holdfast_vm_treatment
