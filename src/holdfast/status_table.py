@@ -113,5 +113,6 @@ def _errors(host: HostStanding) -> list[str]:
     told = [host.error] if host.error else []
     if host.journal_state in (DAMAGED, "failed") and host.journal_reason:
         told.append(f"journal: {host.journal_reason}")
-    told += [f"{vm.name}: {vm.error}" for vm in host.waiting if vm.error]
+    # Most errors of a VM name it themselves.
+    told += [vm.error if vm.name in vm.error else f"{vm.name}: {vm.error}" for vm in host.waiting if vm.error]
     return [figures.printable(text.splitlines()[0]) for text in told]

@@ -265,6 +265,43 @@ def test_a_key_with_a_passphrase_is_named(near: Near) -> None:
     assert f"ssh-add {near.key_file}" in near.examine()["login"].found
 
 
+@pytest.fixture
+def agent(near: Near, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An agent that holds our key, whose file has a passphrase from then on."""
+    place = near.key_file.with_name("agent")
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", place], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while not place.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(place))
+        subprocess.run(["ssh-add", "-q", near.key_file], check=True, stdin=subprocess.DEVNULL)
+        key = paramiko.ECDSAKey.from_private_key_file(str(near.key_file))
+        key.write_private_key_file(str(near.key_file), password="secret")
+        near.key_file.with_name("key.pub").write_text(f"{key.get_name()} {key.get_base64()} ours\n")
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_agents_keys_are_tried_first(near: Near) -> None:
+    assert near.examine()["login"].found.startswith("as admin with the agent's key SHA256:")
+
+
+@pytest.mark.usefixtures("agent")
+def test_with_identities_only_the_agent_signs_for_a_file_with_a_passphrase(near: Near) -> None:
+    near.variables["ansible_ssh_common_args"] += " -o IdentitiesOnly=yes"
+    assert near.examine()["login"].found == f"as admin with {near.key_file}"
+
+
+def test_a_file_that_is_no_key_is_said(near: Near) -> None:
+    near.key_file.write_text("no key at all")
+    assert f"{near.key_file} cannot be used here" in near.examine()["login"].found
+
+
 def test_a_password_is_used_when_the_inventory_has_one(near: Near) -> None:
     near.far.keys.clear()
     near.far.password = near.variables["ansible_password"] = "correct horse"
@@ -407,6 +444,7 @@ def test_older_names_of_variables_are_understood() -> None:
         ({"ansible_connection": "local"}, "would jump away"),
         ({"ansible_connection": "community.libvirt.libvirt_qemu"}, "only ssh is looked at"),
         ({"ansible_host": "{{ address }}"}, "ansible_host of this host is a template"),
+        ({"ansible_ssh_common_args": "-o 'x"}, "cannot be understood"),
     ],
 )
 def test_a_host_that_is_not_reached_by_ssh(variables: dict[str, Any], words: str) -> None:

@@ -23,7 +23,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.preflight impor
 
 from .findings import Examination, Finding, NoFurther, good, problem, warning
 from .login import Answer, ask, host_key, log_in, reached
-from .route import Target, route_of, target_of
+from .route import Target, known_keys, route_of, target_of
 
 # What the core is written for.
 OLDEST_PYTHON = (3, 9)
@@ -63,9 +63,10 @@ def examine(name: str, variables: Mapping[str, Any]) -> Examination:
 def _into(target: Target) -> Iterator[Finding]:
     """Step by step: the next one is only tried when the one before let us through."""
     route = route_of(target)
-    with reached(route) as transport:
+    known = known_keys(route)
+    with reached(route, known) as transport:
         yield good("reach", f"{route.address} port {route.port} answers")
-        yield host_key(route, transport)
+        yield host_key(route, known, transport)
         yield log_in(target, route, transport)
         prefix, secret = as_root(target, transport)
         yield good("root", "by login" if not prefix else f"by {target.become_method}")

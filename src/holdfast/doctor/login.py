@@ -15,7 +15,7 @@ from pathlib import Path
 import paramiko
 
 from .findings import Finding, NoFurther, good, problem, warning
-from .route import KnownKey, Route, Target, known_keys, proxy_command
+from .route import KnownKey, Route, Target, proxy_command
 
 # Its thread tells of every failure with a traceback, on stderr where nobody listens; ours say it in one sentence.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -38,12 +38,11 @@ class Answer:
 
 
 @contextmanager
-def reached(route: Route) -> Iterator[paramiko.Transport]:
+def reached(route: Route, known: Sequence[KnownKey]) -> Iterator[paramiko.Transport]:
     """An encrypted connection to whoever answers there. Raises NoFurther."""
     with _transport(route, _socket(route)) as transport:
-        kinds = [key.kind for key in known_keys(route)]
         options = transport.get_security_options()
-        options.key_types = _known_first(options.key_types, kinds)
+        options.key_types = _known_first(options.key_types, [key.kind for key in known])
         try:
             transport.start_client(timeout=CONNECT_LIMIT_S)
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -96,10 +95,10 @@ def _known_first(offered: Sequence[str], kinds: Sequence[str]) -> tuple[str, ...
     return tuple(dict.fromkeys([*wanted, *offered]))
 
 
-def host_key(route: Route, transport: paramiko.Transport) -> Finding:
+def host_key(route: Route, known: Sequence[KnownKey], transport: paramiko.Transport) -> Finding:
     """Whether the host is who it was. Raises NoFurther when Ansible would not go on either."""
     key = transport.get_remote_server_key()
-    return judged_key(route, known_keys(route), key.get_name(), key.get_base64(), str(key.fingerprint))
+    return judged_key(route, known, key.get_name(), key.get_base64(), str(key.fingerprint))
 
 
 def judged_key(route: Route, known: Sequence[KnownKey], kind: str, text: str, fingerprint: str) -> Finding:
@@ -184,15 +183,15 @@ def _keys(route: Route, tried: list[str]) -> Iterator[tuple[str, paramiko.PKey]]
             yield str(path), paramiko.PKey.from_path(path)
         except (paramiko.PasswordRequiredException, TypeError):  # TypeError: what the library below says of it
             yield from _held_by_agent(route, path, tried)
-        except (paramiko.SSHException, ValueError, OSError) as error:
-            tried.append(f"{path} cannot be read ({error})")
+        except Exception as error:  # a kind of key that paramiko has no hands for raises what it likes
+            tried.append(f"{path} cannot be used here ({error})")
 
 
 def _held_by_agent(route: Route, path: Path, tried: list[str]) -> Iterator[tuple[str, paramiko.PKey]]:
     """A key with a passphrase is of use when the agent has it. Without IdentitiesOnly it was tried already."""
     public = path.with_name(path.name + ".pub")
-    text = public.read_text().split()[1] if public.is_file() else ""
-    held = [key for key in paramiko.Agent().get_keys() if key.get_base64() == text]
+    words = public.read_text().split() if public.is_file() else []
+    held = [key for key in paramiko.Agent().get_keys() if key.get_base64() in words[1:2]]
     if held and route.only_identities:
         yield str(path), held[0]
     elif not held:

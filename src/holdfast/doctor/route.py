@@ -106,12 +106,20 @@ def target_of(name: str, variables: Mapping[str, Any]) -> Target:
         user=str(known.get("ansible_user") or ""),
         password=str(known.get("ansible_password") or ""),
         key_file=str(known.get("ansible_ssh_private_key_file") or ""),
-        ssh_arguments=tuple(shlex.split(" ".join(arguments))),
+        ssh_arguments=_split(" ".join(arguments)),
         python=PYTHON if python.startswith("auto") else python,
         may_become=str(known.get("ansible_become", True)).lower() not in ("false", "no", "0"),
         become_method=str(known.get("ansible_become_method") or "sudo").removeprefix("ansible.builtin."),
         become_password=str(known.get("ansible_become_password") or ""),
     )
+
+
+def _split(arguments: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(arguments))
+    except ValueError as error:
+        found = f"the arguments for ssh cannot be understood: {error}"
+        raise NoFurther(problem("inventory", found, "correct ansible_ssh_common_args")) from error
 
 
 def _known(variables: Mapping[str, Any]) -> dict[str, Any]:
