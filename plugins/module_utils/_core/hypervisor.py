@@ -143,11 +143,24 @@ class Hypervisor:
 @contextmanager
 def connect(uri: str = URI) -> Iterator[Hypervisor]:
     """Connect to libvirt; waits for a daemon that systemd is still starting. Raises HoldfastError."""
+    with _opened(uri, "open") as hypervisor:
+        yield hypervisor
+
+
+@contextmanager
+def look(uri: str) -> Iterator[Hypervisor]:
+    """Connect to libvirt, here or elsewhere, to read only. Raises HoldfastError."""
+    with _opened(uri, "openReadOnly") as hypervisor:
+        yield hypervisor
+
+
+@contextmanager
+def _opened(uri: str, method: str) -> Iterator[Hypervisor]:
     if libvirt is None:
         raise HoldfastError("Python's libvirt binding is not installed", "install the package python3-libvirt")
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     try:
-        connection = libvirt.open(uri)
+        connection = getattr(libvirt, method)(uri)
     except libvirt.libvirtError as exc:
         hint = "start libvirt's daemon; a host without libvirt and QEMU is no hypervisor"
         raise HoldfastError(f"libvirt does not answer at {uri}: {exc}", hint) from exc

@@ -61,6 +61,8 @@ VM_STATES = {
 HELD = ("suspended", "failed")
 # A VM in one of these states is not where it belongs yet.
 OPEN = ("paused", "resuming", *HELD)
+# Unless a live update is at work, a VM in one of these states waits for somebody.
+WAITING = (*OPEN, "lost")
 
 
 class Journal:
@@ -104,7 +106,7 @@ class Journal:
     @property
     def is_settled(self) -> bool:
         """Whether nothing of this generation waits for anybody: it ended, and no VM is held, adrift or lost."""
-        return self.state in TERMINAL and not any(vm["state"] in (*OPEN, "lost") for vm in self.vms)
+        return self.state in TERMINAL and not any(vm["state"] in WAITING for vm in self.vms)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -177,6 +179,8 @@ class Journal:
         elif event in TRANSITIONS:
             _fold_host(self.view, entry)
             self.view["state"] = TRANSITIONS[event][1]
+            if self.state in TERMINAL:
+                self.view["ended_at"] = entry["at"]
         self.view["updated_at"] = entry["at"]
 
 
