@@ -63,6 +63,21 @@ def test_recover_names_the_vms_to_give_up_and_uses_its_own_playbook(
     assert wishes[1].extra_vars == ()
 
 
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [((), ()), (("--verify-ram", "full"), ({"live_update_verify_ram": "full"},))],
+)
+def test_options_of_an_upgrade_are_variables_of_its_roles(
+    words: tuple[str, ...], variables: tuple[dict[str, Any], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes: list[Wish] = []
+    monkeypatch.setattr(upgrade, "carry_out", lambda wish, _view: wishes.append(wish) or ExitCode.DONE)
+    assert main(["upgrade", "-i", str(tmp_path), "-e", "a=b", *words]) == ExitCode.DONE
+    given, *ours = wishes[0].extra_vars
+    assert given == "a=b"
+    assert tuple(map(json.loads, ours)) == variables
+
+
 LISTED = """
 playbook: /x/playbooks/upgrade.yml
 
