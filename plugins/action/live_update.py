@@ -20,6 +20,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.utils.display import Display
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import one_line
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._absence import Patient, pauses_between_tries
 
 display = Display()
@@ -374,7 +375,7 @@ class ActionModule(Patient):
             self._say(line)
 
     def _say(self, line: str) -> None:
-        display.display(f"{self._host}: {line}")
+        display.display(f"{self._host}: {one_line(line)}")
         self._write_progress({"line": line})
 
     def _write_progress(self, entry: dict[str, Any]) -> None:
