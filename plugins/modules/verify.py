@@ -99,6 +99,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import config, journal, monitor
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, connect
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import argument
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 ARGUMENTS = {
@@ -163,9 +164,10 @@ def _running_problems(vm: RunningVm) -> Iterator[str]:
     if vm.trouble:
         yield vm.trouble
     if vm.ram_stays_in_place:
+        switch = f"virsh qemu-monitor-command --hmp --domain={argument(vm.name)}"
         yield (
             f"VM {vm.name}: x-ignore-shared is still on, so its next live migration would lose its RAM; switch it off: "
-            f"virsh qemu-monitor-command {vm.name} --hmp 'migrate_set_capability x-ignore-shared off'"
+            f"{switch} 'migrate_set_capability x-ignore-shared off'"
         )
 
 
