@@ -19,7 +19,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tup
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import HostFacts, KernelFacts, PoolFacts, QemuFacts, Region, VmFacts
+from .facts import HostFacts, KernelFacts, PoolFacts, QemuFacts, Region, Service, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
 
 ROOT = Path("/")
@@ -41,7 +41,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
     """Everything preflight judges about this host. Raises HoldfastError when the host cannot be read at all."""
     running = _text(root / "proc/cmdline")
     journal_open, journal_generation, journal_error = _journal(config.state_dir)
-    libvirt_version = _libvirt_version()
+    libvirt_version, networks, storage_pools = _libvirt()
     return HostFacts(
         hostname=socket.gethostname(),
         boot_id=_text(root / "proc/sys/kernel/random/boot_id"),
@@ -51,6 +51,8 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         has_kvm=(root / "dev/kvm").exists(),
         libvirt_version=libvirt_version,
         libvirt_active=libvirt_version != (0, 0, 0),
+        networks=networks,
+        storage_pools=storage_pools,
         qemu=qemu_facts(),
         kexec_tool=shutil.which("kexec") is not None,
         kexec_load_disabled=_text(root / "proc/sys/kernel/kexec_load_disabled") == "1",
@@ -280,12 +282,13 @@ def _journal(state_dir: Path) -> Tuple[bool, str, str]:
     return current.state != "none", current.generation, ""
 
 
-def _libvirt_version() -> Tuple[int, int, int]:
+def _libvirt() -> Tuple[Tuple[int, int, int], Tuple[Service, ...], Tuple[Service, ...]]:
+    """Its version, and its active networks and storage pools; all zeros and empty when it does not answer."""
     try:
         with connect() as hypervisor:
-            return hypervisor.libvirt_version()
+            return hypervisor.libvirt_version(), hypervisor.networks(), hypervisor.storage_pools()
     except HoldfastError:
-        return (0, 0, 0)
+        return (0, 0, 0), (), ()
 
 
 def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tuple[Region, ...]:
