@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The core's one door to QMP: QEMU's monitor, through libvirt."""
+"""The core's one door to QMP: QEMU's monitor, through libvirt; and to the agent in a guest, by the same way."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def qemu_version(domain: Domain) -> str:
     """Version of the QEMU that runs this VM, for example ``10.0.13``."""
     version = execute(domain, "query-version")["qemu"]
     return f"{version['major']}.{version['minor']}.{version['micro']}"
+
+
+def guest_agent_answers(domain: Domain, limit_s: int) -> bool:
+    """Whether the VM has an agent in its guest, and it answers within ``limit_s`` seconds."""
+    try:
+        libvirt_qemu.qemuAgentCommand(domain.raw, json.dumps({"execute": "guest-ping"}), limit_s, 0)
+    except libvirt.libvirtError:
+        return False
+    return True
 
 
 def oversized_queues(domain: Domain) -> Tuple[str, ...]:
