@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     give_up.add_argument("names", nargs="+", metavar="VM")
     give_up.set_defaults(act=_give_up)
     commands.add_parser("live-update", help="carry out the request on this host").set_defaults(act=_live_update)
+    rehearse = commands.add_parser("rehearse", help="try an installed kernel out in a throw-away VM; touches no other")
+    rehearse.add_argument("release", metavar="RELEASE", help="as uname -r will print it")
+    rehearse.set_defaults(act=_rehearse)
     status = commands.add_parser("status", help="print the journal")
     status.add_argument("--json", action="store_true", help="the whole of it, for programs")
     status.set_defaults(act=_status)
@@ -90,6 +93,18 @@ def _live_update(_options: argparse.Namespace) -> None:
 
     with turn.taken():
         live_update.live_update(configuration.load())
+
+
+def _rehearse(options: argparse.Namespace) -> None:
+    import secrets
+    import time
+
+    from . import cmdline, kexec, rehearsal
+
+    generation = cmdline.new_generation(time.time(), secrets.token_hex(3))
+    line = cmdline.next_command_line(kexec.running_cmdline(), generation=generation)
+    seconds = rehearsal.rehearse(configuration.load(), options.release, line)
+    print(f"kernel {options.release} reached its self-test, and passed, after {seconds:.0f} s")
 
 
 def _hook(options: argparse.Namespace) -> None:

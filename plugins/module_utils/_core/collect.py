@@ -59,7 +59,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         lockdown=lockdown(root),
         secure_boot=secure_boot(root),
         firmware_map=firmware_map(root),
-        mem_available_bytes=_mem_available(root),
+        mem_available_bytes=mem_available(root),
         pool=pool_facts(config, running, root),
         memory_backing_dir=qemu_conf.memory_backing_dir(_text(root / "etc/libvirt/qemu.conf")),
         state_dir=str(config.state_dir),
@@ -203,6 +203,26 @@ def _bound_drivers(root: Path) -> List[str]:
     return sorted(name for name in found if name)
 
 
+def root_modules(root: Path = ROOT) -> Tuple[str, ...]:
+    """Modules that an initrd needs to mount the root file system: its type's, and those of the drivers of its disks."""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[4] == "/":
+            disks = _disks_of(root / "sys/dev/block" / left.split()[2])
+            found = {_module(above) for disk in disks for above in [disk, *disk.parents]}
+            return tuple(sorted({right.split()[0], *found} - {""}))
+    return ()
+
+
+def _disks_of(device: Path) -> List[Path]:
+    """What a block device stands on in the end: itself, or what a mapped or striped one is made of."""
+    if not device.exists():
+        return []
+    place = device.resolve()
+    below = sorted((place / "slaves").glob("*"))
+    return [disk for one in below for disk in _disks_of(one)] if below else [place]
+
+
 def _module(device: Path) -> str:
     link = device / "driver/module"
     return link.resolve().name.replace("-", "_") if link.exists() else ""
@@ -297,7 +317,8 @@ def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tup
     return tuple(replace(region, node=nodes.get(region.start, 0)) for region in reserved)
 
 
-def _mem_available(root: Path) -> int:
+def mem_available(root: Path = ROOT) -> int:
+    """Bytes of the host's own RAM that are free, or can be freed."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 
