@@ -68,7 +68,11 @@ def test_recover_names_the_vms_to_give_up_and_uses_its_own_playbook(
 
 @pytest.mark.parametrize(
     ("words", "variables"),
-    [((), ()), (("--verify-ram", "full"), ({"live_update_verify_ram": "full"},))],
+    [
+        ((), ()),
+        (("--verify-ram", "full"), ({"live_update_verify_ram": "full"},)),
+        (("--rehearse",), ({"live_update_rehearse": True},)),
+    ],
 )
 def test_options_of_an_upgrade_are_variables_of_its_roles(
     words: tuple[str, ...], variables: tuple[dict[str, Any], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
