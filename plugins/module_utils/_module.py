@@ -15,7 +15,7 @@ from ._core.printable import lines
 Result = Dict[str, Any]
 
 
-class Module(AnsibleModule):  # type: ignore[misc]
+class Module(AnsibleModule):
     """A module whose failures may quote strangers, names of VMs for example, without a terminal obeying them."""
 
     def fail_json(self, msg: str, **found: Any) -> NoReturn:
