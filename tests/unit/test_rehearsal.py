@@ -236,6 +236,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     found = Host(tmp_path)
     monkeypatch.setattr(rehearsal, "run", found.run)
     monkeypatch.setattr(rehearsal, "ROOT", tmp_path)
+    monkeypatch.setattr(rehearsal.turn, "RUN_DIR", tmp_path / "run")
     monkeypatch.setattr(rehearsal, "FILE_SYSTEM_BYTES", 8)
     monkeypatch.setattr(rehearsal.kexec, "image_of", lambda _release: (tmp_path / "vmlinuz", tmp_path / "initrd.img"))
     monkeypatch.setattr(rehearsal.collect, "root_modules", lambda _root: ("ext4", "virtio_blk"))
@@ -254,6 +255,16 @@ def test_a_good_kernel_passes_and_leaves_only_its_console(host: Host) -> None:
     left = [path for path in host.config.state_dir.rglob("*") if path.is_file()]
     assert [path.name for path in left] == ["console.log"]
     assert stat.S_IMODE(left[0].parent.stat().st_mode) == 0o700
+
+
+def test_what_the_file_system_asks_for_comes_along_where_it_is_a_module(host: Host) -> None:
+    place = host.folder / "lib/modules" / RELEASE
+    (place / "modules.dep").write_text(f"kernel/crypto/crc32c_generic.ko.xz:\n{DEPENDENCIES}")
+    (place / "kernel/crypto").mkdir()
+    (place / "kernel/crypto/crc32c_generic.ko.xz").write_bytes(lzma.compress(MODULE))
+    host.rehearse()
+    script = host.archive["scripts/holdfast-rehearsal"][1].decode()
+    assert script.index("holdfast_load crc32c_generic") < script.index("holdfast_load nd_pmem")
 
 
 def test_a_kernel_that_fails_is_refused_with_its_last_words(host: Host) -> None:

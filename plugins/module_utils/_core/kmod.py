@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import lzma
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Sequence, Tuple
 
 from .errors import HoldfastError
 
@@ -35,6 +35,11 @@ def loading_order(names: Sequence[str], dependencies: str, built_in: str) -> Tup
         elif name not in there:
             raise HoldfastError(f"the kernel has no module {name}", "install the package with its modules")
     return tuple(order)
+
+
+def available(dependencies: str) -> FrozenSet[str]:
+    """Modules that a kernel has as files."""
+    return frozenset(_needs(dependencies))
 
 
 def _needs(dependencies: str) -> Dict[str, List[str]]:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from . import collect, cpio, kexec, kmod
+from . import collect, cpio, kexec, kmod, turn
 from .cmdline import rehearsal_command_line
 from .command import run
 from .config import Config
@@ -37,6 +37,8 @@ PASSED = "passed"
 # What the agent loads after the jump, before it can attach the pool, and what runs VMs. kvm_amd and kvm_intel need a
 # processor that offers virtualisation once more; kvm, on which they stand, does not.
 MODULES = ("nd_e820", "nd_pmem", "ext4", "kvm")
+# What ext4 asks for by itself, in kernels that have it as a module.
+ASKED_FOR = ("crc32c_generic",)
 # Above any kernel, which starts at 16 MiB, and below the initrd, which QEMU puts at the end of RAM.
 POOL = Region(256 * MIB, 128 * MIB)
 FILE_SYSTEM_BYTES = 32 * MIB
@@ -62,7 +64,8 @@ def rehearse(config: Config, release: str, line: str) -> float:
     """
     begun, folder = time.monotonic(), config.state_dir / FOLDER
     try:
-        found, told = _boot(folder, release, line)
+        with turn.taken():
+            found, told = _boot(folder, release, line)
     except OSError as exc:
         raise Refused(f"kernel {release} cannot be rehearsed: {exc}", f"see to {folder}; no VM was touched") from exc
     except HoldfastError as exc:
@@ -205,7 +208,8 @@ def _extras(folder: Path, release: str) -> bytes:
     dependencies, built_in = (_text(place / f"modules.{name}") for name in ("dep", "builtin"))
     files: Dict[str, bytes] = {}
     modules = []
-    for path in kmod.loading_order(MODULES, dependencies, built_in):
+    asked_for = [name for name in ASKED_FOR if name in kmod.available(dependencies)]
+    for path in kmod.loading_order([*asked_for, *MODULES], dependencies, built_in):
         name = kmod.module_name(path)
         files[f"holdfast/{name}.ko"] = kmod.unpacked(place / path)
         modules.append((name, f"{name}.ko"))
