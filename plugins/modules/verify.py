@@ -35,6 +35,12 @@ options:
     description: A shell command on the host that must succeed, within a minute. Not run in check mode.
     type: str
     default: ""
+  guest_agents:
+    description:
+      - Whether a guest agent that answered before, and does not now, is a problem. Whoever is root in a guest can
+        silence its agent.
+    type: bool
+    default: true
   wait_s:
     description: Seconds that networks, storage pools and guest agents may take to be as they were before.
     type: int
@@ -102,7 +108,7 @@ vms:
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
@@ -117,6 +123,7 @@ ARGUMENTS: Dict[str, Any] = {
     "generation": {"type": "str", "default": ""},
     "kernel": {"type": "str", "default": ""},
     "command": {"type": "str", "default": ""},
+    "guest_agents": {"type": "bool", "default": True},
     "wait_s": {"type": "int", "default": 60},
 }
 
@@ -135,10 +142,11 @@ class RunningVm:
 
 @dataclass(frozen=True)
 class Expected:
-    """What should be true; empty strings expect nothing."""
+    """What should be true; empty strings expect nothing. ``guest_agents``: that they answer as before."""
 
     generation: str = ""
     kernel: str = ""
+    guest_agents: bool = True
 
 
 def look_at(domain: Domain) -> RunningVm:
@@ -201,6 +209,7 @@ def gate_problems(hypervisor: Hypervisor, expected: Expected, view: Mapping[str,
     if not expected.generation or view.get("generation") != expected.generation:
         return []
     before = gates.from_record(view.get("before", {}))
+    before = before if expected.guest_agents else replace(before, guest_agents=())
     now = gates.look_patiently(hypervisor, before, wait_s)
     return gates.worse(before, now, {vm["uuid"]: vm["name"] for vm in view.get("vms", [])})
 
@@ -221,7 +230,7 @@ def verify(expected: Expected, wait_s: float) -> Dict[str, Any]:
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
     options = module.params
-    found = verify(Expected(options["generation"], options["kernel"]), options["wait_s"])
+    found = verify(Expected(options["generation"], options["kernel"], options["guest_agents"]), options["wait_s"])
     if options["command"] and not module.check_mode:
         found["problems"] += health.command_problems("the operator's command", options["command"])
     if found["problems"]:

@@ -105,6 +105,9 @@ def test_verify_compares_with_the_look_in_the_journal_of_its_own_generation(host
     host.looks = 3
     found = verify.gate_problems(host, verify.Expected("g-1"), view, 0)  # type: ignore[arg-type]
     assert found == ["libvirt's storage pool tape was active before, and is not now"]
+    mute = {**view, "before": asdict(replace(BEFORE, guest_agents=(UUID, "silent")))}
+    assert len(verify.gate_problems(host, verify.Expected("g-1"), mute, 0)) == 1  # type: ignore[arg-type]
+    assert verify.gate_problems(host, verify.Expected("g-1", "", False), mute, 0) == []  # type: ignore[arg-type]
     assert verify.gate_problems(host, verify.Expected(), view, 0) == []  # type: ignore[arg-type]
 
 
@@ -115,7 +118,8 @@ def test_the_operators_command_is_a_gate_unless_it_is_a_check(
     told: dict[str, Any] = {}
     monkeypatch.setattr(verify.config, "load", lambda: Config(None, tmp_path))
     monkeypatch.setattr(verify, "connect", lambda: contextlib.nullcontext(SimpleNamespace(running=list)))
-    options = {"generation": "", "kernel": "", "command": "echo raid is degraded >&2; false", "wait_s": 0}
+    options: dict[str, Any] = {"generation": "", "kernel": "", "command": "echo raid is degraded >&2; false"}
+    options |= {"guest_agents": True, "wait_s": 0}
     module = SimpleNamespace(params=options, check_mode=check, fail_json=lambda **found: told.update(found))
     found = verify.act(module)  # type: ignore[arg-type]
     assert len(found["problems"]) == problems

@@ -21,6 +21,7 @@ except ImportError:
     libvirt = libvirt_qemu = None
 
 QUEUE_SIZE_PROPERTIES = {"virtio-blk": "queue-size", "virtio-net": "rx_queue_size", "virtio-scsi": "virtqueue_size"}
+GUEST_AGENT = "org.qemu.guest_agent.0"
 STATE_FDSET = 7429  # any number that libvirt, counting from 0, will not reach
 
 
@@ -41,7 +42,9 @@ def qemu_version(domain: Domain) -> str:
 
 
 def guest_agent_answers(domain: Domain, limit_s: int) -> bool:
-    """Whether the VM has an agent in its guest, and it answers within ``limit_s`` seconds."""
+    """Whether the VM has an agent in its guest, and it answers within ``limit_s`` seconds. Raises VmError."""
+    if GUEST_AGENT not in domain.xml():  # libvirt would log an error for each VM without one
+        return False
     try:
         libvirt_qemu.qemuAgentCommand(domain.raw, json.dumps({"execute": "guest-ping"}), limit_s, 0)
     except libvirt.libvirtError:
