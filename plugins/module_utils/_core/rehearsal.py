@@ -178,6 +178,8 @@ mount_premount() {{
 }}
 
 mountroot() {{
+    # kmod is every program of its own, by the name that it is called by.
+    command -v insmod >/dev/null || ln -s "$(command -v modprobe)" /bin/insmod
     [ -e /sys/devices/platform/e820_pmem ] || holdfast_verdict "it kept no RAM free for memmap="
     @LOADS@
     waited=0
