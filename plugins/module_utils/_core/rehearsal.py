@@ -69,7 +69,8 @@ def rehearse(config: Config, release: str, line: str) -> float:
     except OSError as exc:
         raise Refused(f"kernel {release} cannot be rehearsed: {exc}", f"see to {folder}; no VM was touched") from exc
     except HoldfastError as exc:
-        raise Refused(f"kernel {release} cannot be rehearsed: {exc.message}", f"{exc.hint}; no VM was touched") from exc
+        hint = f"{exc.hint}; no VM was touched" if exc.hint else "no VM was touched"
+        raise Refused(f"kernel {release} cannot be rehearsed: {exc.message}", hint) from exc
     if found:
         raise Refused(
             f"the rehearsal of kernel {release} failed: {found}; the end of its console:\n{told}",
