@@ -19,7 +19,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tup
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import HostFacts, KernelFacts, PoolFacts, QemuFacts, Region, VmFacts
+from .facts import HostFacts, KernelFacts, PoolFacts, QemuFacts, Region, Service, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
 
 ROOT = Path("/")
@@ -41,7 +41,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
     """Everything preflight judges about this host. Raises HoldfastError when the host cannot be read at all."""
     running = _text(root / "proc/cmdline")
     journal_open, journal_generation, journal_error = _journal(config.state_dir)
-    libvirt_version = _libvirt_version()
+    libvirt_version, networks, storage_pools = _libvirt()
     return HostFacts(
         hostname=socket.gethostname(),
         boot_id=_text(root / "proc/sys/kernel/random/boot_id"),
@@ -51,13 +51,15 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         has_kvm=(root / "dev/kvm").exists(),
         libvirt_version=libvirt_version,
         libvirt_active=libvirt_version != (0, 0, 0),
+        networks=networks,
+        storage_pools=storage_pools,
         qemu=qemu_facts(),
         kexec_tool=shutil.which("kexec") is not None,
         kexec_load_disabled=_text(root / "proc/sys/kernel/kexec_load_disabled") == "1",
         lockdown=lockdown(root),
         secure_boot=secure_boot(root),
         firmware_map=firmware_map(root),
-        mem_available_bytes=_mem_available(root),
+        mem_available_bytes=mem_available(root),
         pool=pool_facts(config, running, root),
         memory_backing_dir=qemu_conf.memory_backing_dir(_text(root / "etc/libvirt/qemu.conf")),
         state_dir=str(config.state_dir),
@@ -201,6 +203,26 @@ def _bound_drivers(root: Path) -> List[str]:
     return sorted(name for name in found if name)
 
 
+def root_modules(root: Path = ROOT) -> Tuple[str, ...]:
+    """Modules that an initrd needs to mount the root file system: its type's, and those of the drivers of its disks."""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[4] == "/":
+            disks = _disks_of(root / "sys/dev/block" / left.split()[2])
+            found = {_module(above) for disk in disks for above in [disk, *disk.parents]}
+            return tuple(sorted({right.split()[0], *found} - {""}))
+    return ()
+
+
+def _disks_of(device: Path) -> List[Path]:
+    """What a block device stands on in the end: itself, or what a mapped or striped one is made of."""
+    if not device.exists():
+        return []
+    place = device.resolve()
+    below = sorted((place / "slaves").glob("*"))
+    return [disk for one in below for disk in _disks_of(one)] if below else [place]
+
+
 def _module(device: Path) -> str:
     link = device / "driver/module"
     return link.resolve().name.replace("-", "_") if link.exists() else ""
@@ -286,12 +308,13 @@ def _journal(state_dir: Path) -> Tuple[bool, str, str]:
     return current.state != "none", current.generation, ""
 
 
-def _libvirt_version() -> Tuple[int, int, int]:
+def _libvirt() -> Tuple[Tuple[int, int, int], Tuple[Service, ...], Tuple[Service, ...]]:
+    """Its version, and its active networks and storage pools; all zeros and empty when it does not answer."""
     try:
         with connect() as hypervisor:
-            return hypervisor.libvirt_version()
+            return hypervisor.libvirt_version(), hypervisor.networks(), hypervisor.storage_pools()
     except HoldfastError:
-        return (0, 0, 0)
+        return (0, 0, 0), (), ()
 
 
 def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tuple[Region, ...]:
@@ -300,7 +323,8 @@ def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tup
     return tuple(replace(region, node=nodes.get(region.start, 0)) for region in reserved)
 
 
-def _mem_available(root: Path) -> int:
+def mem_available(root: Path = ROOT) -> int:
+    """Bytes of the host's own RAM that are free, or can be freed."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 
