@@ -60,7 +60,7 @@ awx: setup ## what awx/ puts into AWX, against a stand-in
 lab-test: setup ## a real upgrade of a lab hypervisor, seen from outside
 	@echo "== lab-test"
 	@begun=$$(date +%s); \
-	while status=0; pytest -x tests/lab || status=$$?; [ $$status -eq $(BROKE_DOWN) ]; do \
+	while status=0; pytest -x --durations=20 tests/lab || status=$$?; [ $$status -eq $(BROKE_DOWN) ]; do \
 		[ $$(( $$(date +%s) - begun )) -lt $(AGAIN_WITHIN_S) ] || break; \
 		echo "the lab's emulator broke down, a known fault of it: the whole story once more"; \
 	done; exit $$status

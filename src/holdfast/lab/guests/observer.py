@@ -29,7 +29,7 @@ VALUE_BYTES = 200
 BATCH = 500
 PREFIX = "holdfast:data:"
 COUNTER = "holdfast:held"
-PERIOD_S = 0.1
+PERIOD_S = 0.25
 # Longer than any pause that is not a failure: a held connection must outlast its guest's.
 PATIENCE_S = 900.0
 
@@ -220,7 +220,7 @@ class _Holder(abc.ABC):
 
 
 class HeldConnection(_Holder):
-    """A database client that counts up every 100 ms on one connection, one request at a time.
+    """A database client that counts up every 250 ms on one connection, one request at a time.
 
     Its gap is longer than the guest's pause: the request under way when the guest stops is sent again after ever
     longer intervals. What a pause is worth is measured by ``HoldListener``.
@@ -264,7 +264,7 @@ class HeldConnection(_Holder):
 
 
 class HoldListener(_Holder):
-    """Listens to a guest that speaks every 100 ms: the longest silence is the pause, as an outsider sees it."""
+    """Listens to a guest that speaks every 200 ms: the longest silence is the pause, as an outsider sees it."""
 
     def __init__(self, host: str, port: int, name: str = "witness") -> None:
         super().__init__(name)

@@ -9,7 +9,7 @@ One request per line on TCP port 7000; every answer is one line of JSON:
 ``state``     boot id, uptime, ticks, checksum of the memory block now and as it was at the start, disk so far
 ``verify``    reads the whole log back from the disk and checks every record
 ``fill MIB``  takes that much more memory and writes all of it
-``hold``      a line with a counter every 100 ms until the connection ends
+``hold``      a line with a counter every 200 ms until the connection ends
 
 Standard library only, and nothing from the rest of holdfast: the guest has neither.
 """
@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 PORT = 7000
-TICK_S = 0.1
-RECORD_S = 0.25
+TICK_S = 0.2
+RECORD_S = 1.0
 MIB = 1 << 20
 # Left to the kernel and the other programs when a fill is asked for.
 RESERVE_MIB = 24
