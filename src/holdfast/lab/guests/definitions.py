@@ -121,7 +121,9 @@ def kernel_arguments(guest: GuestSpec) -> str:
         "gw": GATEWAY,
         "memory_mib": guest.memory_mib,
     }
-    return " ".join(["console=ttyS0 quiet mitigations=off panic=10", *(f"guest.{key}={value}" for key, value in own.items())])
+    return " ".join(
+        ["console=ttyS0 quiet mitigations=off panic=10", *(f"guest.{key}={value}" for key, value in own.items())]
+    )
 
 
 def domain_xml(guest: GuestSpec) -> str:
