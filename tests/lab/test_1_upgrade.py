@@ -136,6 +136,7 @@ def test_back_to_the_older_kernel_and_forward_again(watch: scene.Watch, prepared
         _unharmed(watch)
 
 
+@pytest.mark.long
 def test_a_restored_guest_moves_to_another_host_alive_and_home_again(
     watch: scene.Watch, prepared: Rack, neighbour: Host
 ) -> None:
