@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
@@ -19,7 +20,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tup
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import HostFacts, KernelFacts, PoolFacts, QemuFacts, Region, VmFacts
+from .facts import CpuFacts, HostFacts, KernelFacts, Mount, PoolFacts, QemuFacts, Region, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
 
 ROOT = Path("/")
@@ -31,6 +32,8 @@ SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e09
 
 # What the next kernel needs to find the pool, mount it, and run VMs. libnvdimm is what nd_e820 and nd_pmem stand on.
 POOL_DRIVERS = ("libnvdimm", "nd_e820", "nd_pmem", "ext4")
+# File systems whose content is the same wherever they are mounted.
+SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
 KVM_DRIVERS = {"svm": ("kvm", "kvm_amd"), "vmx": ("kvm", "kvm_intel")}
 
 
@@ -41,7 +44,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
     """Everything preflight judges about this host. Raises HoldfastError when the host cannot be read at all."""
     running = _text(root / "proc/cmdline")
     journal_open, journal_generation, journal_error = _journal(config.state_dir)
-    libvirt_version = _libvirt_version()
+    libvirt_version, cpu_models = _of_libvirt()
     return HostFacts(
         hostname=socket.gethostname(),
         boot_id=_text(root / "proc/sys/kernel/random/boot_id"),
@@ -58,6 +61,8 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         secure_boot=secure_boot(root),
         firmware_map=firmware_map(root),
         mem_available_bytes=_mem_available(root),
+        cpu=replace(cpu_facts(_text(root / "proc/cpuinfo")), models=cpu_models),
+        shared_mounts=shared_mounts(_text(root / "proc/self/mountinfo")),
         pool=pool_facts(config, running, root),
         memory_backing_dir=qemu_conf.memory_backing_dir(_text(root / "etc/libvirt/qemu.conf")),
         state_dir=str(config.state_dir),
@@ -112,6 +117,36 @@ def volatile_paths(root: Path = ROOT) -> Tuple[str, ...]:
     """Mount points of file systems in RAM that is lost in a jump."""
     lines = _text(root / "proc/self/mountinfo").splitlines()
     return tuple(line.split()[4] for line in lines if line.partition(" - ")[2].split()[0] in ("tmpfs", "ramfs"))
+
+
+def cpu_facts(cpuinfo: str) -> CpuFacts:
+    """From the text of /proc/cpuinfo; ``count`` is the number of logical processors."""
+    first, *others = cpuinfo.split("\n\n")
+    entries = dict(line.partition(":")[::2] for line in first.splitlines())
+    known = {key.strip(): value.strip() for key, value in entries.items()}
+    return CpuFacts(
+        vendor=known.get("vendor_id", ""),
+        name=known.get("model name", ""),
+        flags=tuple(known.get("flags", "").split()),
+        count=len(others) + 1 if known else 0,
+    )
+
+
+def shared_mounts(mountinfo: str) -> Tuple[Mount, ...]:
+    """Network file systems among the lines of /proc/self/mountinfo (proc(5): mount point, " - ", type, source)."""
+    parts = (line.partition(" - ") for line in mountinfo.splitlines())
+    found = ((before.split(), after.split()) for before, _, after in parts)
+    return tuple(
+        Mount(before[4], after[1])
+        for before, after in found
+        if len(before) > 4 and len(after) > 1 and after[0] in SHARED_FILE_SYSTEMS
+    )
+
+
+def usable_cpu_models(capabilities: str) -> Tuple[str, ...]:
+    """CPU models that libvirt's domain capabilities call usable on this host."""
+    models = ET.fromstring(capabilities).findall("cpu/mode[@name='custom']/model[@usable='yes']")
+    return tuple((model.text or "").strip() for model in models)
 
 
 def pool_facts(config: Config, running: str, root: Path = ROOT) -> PoolFacts:
@@ -280,12 +315,13 @@ def _journal(state_dir: Path) -> Tuple[bool, str, str]:
     return current.state != "none", current.generation, ""
 
 
-def _libvirt_version() -> Tuple[int, int, int]:
+def _of_libvirt() -> Tuple[Tuple[int, int, int], Tuple[str, ...]]:
+    """Its version, and the CPU models it can give; zeros and nothing when it does not answer."""
     try:
         with connect() as hypervisor:
-            return hypervisor.libvirt_version()
+            return hypervisor.libvirt_version(), usable_cpu_models(hypervisor.capabilities_xml())
     except HoldfastError:
-        return (0, 0, 0)
+        return (0, 0, 0), ()
 
 
 def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tuple[Region, ...]:

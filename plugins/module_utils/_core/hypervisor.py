@@ -132,6 +132,13 @@ class Hypervisor:
     def libvirt_version(self) -> Tuple[int, int, int]:
         return _version(int(self.connection.getLibVersion()))
 
+    def capabilities_xml(self) -> str:
+        """What VMs can be given on this host; an empty element when libvirt cannot tell, without KVM for example."""
+        try:
+            return str(self.connection.getDomainCapabilities(None, None, None, "kvm", 0))
+        except libvirt.libvirtError:
+            return "<domainCapabilities/>"
+
 
 @contextmanager
 def connect(uri: str = URI) -> Iterator[Hypervisor]:
