@@ -45,7 +45,7 @@ options:
             the rule matches every VM. Tags are words in the VM's libvirt metadata, below C(urn:holdfast:tags:1).
         type: dict
       treatment:
-        description: What happens to the VM, C(in_place) when left out. Short for a single entry in O(policy[].treatments).
+        description: What happens to the VM, C(in_place) when left out. Short for one entry in O(policy[].treatments).
         type: str
       treatments:
         description:

@@ -20,7 +20,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tup
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import CpuFacts, HostFacts, KernelFacts, Mount, PoolFacts, QemuFacts, Region, VmFacts
+from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PoolFacts, QemuFacts, Region, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
 
 ROOT = Path("/")
@@ -271,7 +271,7 @@ def _vm(one: Domain, config: Config) -> VmFacts:
         migration_blockers=_migration_blockers(one),
     )
     if facts.domain_id >= 0:
-        facts = replace(facts, **_of_its_qemu(one))
+        facts = replace(facts, disks=_sized(one, facts.disks), **_of_its_qemu(one))
     blocked = one.block_jobs(tuple(disk.target for disk in facts.disks if disk.source)) if not facts.job else ()
     return replace(facts, job=f"block job on {', '.join(blocked)}") if blocked else facts
 
@@ -293,6 +293,10 @@ def _migration_blockers(one: Domain) -> Tuple[str, ...]:
         return tuple(monitor.execute(one, "query-migrate").get("blocked-reasons", ()))
     except VmError as error:
         return (f"QEMU does not say whether its state can be saved: {error.message}",)
+
+
+def _sized(one: Domain, disks: Sequence[Disk]) -> Tuple[Disk, ...]:
+    return tuple(replace(disk, size_bytes=one.disk_bytes(disk.target)) if disk.source else disk for disk in disks)
 
 
 def _of_its_qemu(one: Domain) -> Dict[str, Any]:

@@ -151,13 +151,14 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk of a VM. ``source`` is a path or a network address."""
+    """One disk of a VM. ``source`` is a path or a network address; ``size_bytes`` what a copy sends, 0 if unknown."""
 
     target: str
     source: str
     kind: str = "file"
     driver: str = "raw"
     readonly: bool = False
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
