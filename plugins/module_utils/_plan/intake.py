@@ -20,6 +20,8 @@ from .limits import parse_limits
 from .model import Fleet, Group, Host, Vm
 from .pause import Run, pauses, runs, switchover
 
+ASSUMED_LINK_MBIT = 1000.0
+SLOWEST_LINK_MBIT = 100
 # Blockers of preflight that stand against every way of saving a VM's state, a live migration included.
 _BOUND = (
     *("passthrough", "device", "filesystem", "launch-security", "disk-format"),
@@ -44,7 +46,7 @@ class Found:
     groups: object = field(default_factory=dict)
     group_origins: Mapping[str, str] = field(default_factory=dict)
     domain: str = ""
-    link_mbit: float = 1000.0
+    link_mbit: float = ASSUMED_LINK_MBIT
 
 
 def fleet(found: Sequence[Found], options: Mapping[str, Any], reports: Sequence[Mapping[str, Any]] = ()) -> Fleet:
@@ -150,8 +152,8 @@ def _lonely(groups: Sequence[Group], vms: Sequence[Vm]) -> List[str]:
 
 def _facts(vm: Mapping[str, Any]) -> VmFacts:
     """As much of a VM as rules look at."""
-    texts = {key: str(vm.get(key) or "") for key in ("name", "uuid", "title", "state")}
-    return VmFacts(**texts, tags=tuple(str(tag) for tag in vm.get("tags") or ()))
+    tags = tuple(str(tag) for tag in vm.get("tags") or ())
+    return VmFacts(name=str(vm["name"]), uuid=str(vm["uuid"]), title=str(vm.get("title") or ""), tags=tags)
 
 
 def _host(entry: Found, measured: Sequence[Run], parallel: int, done: bool) -> Host:
@@ -171,12 +173,21 @@ def _host(entry: Found, measured: Sequence[Run], parallel: int, done: bool) -> H
             int(cpu.get("count", 0)),
         ),
         pauses=pauses(entry.name, measured, parallel),
-        link_mbit=float(entry.link_mbit),
+        link_mbit=_link_mbit(entry),
         mounts=tuple(mounts),
         domain=str(entry.domain),
         blockers=tuple(f"{one['message']} -- {one['remedy']}" for one in entry.blockers if not one.get("vm")),
         done=done,
     )
+
+
+def _link_mbit(entry: Found) -> float:
+    if entry.link_mbit < SLOWEST_LINK_MBIT:
+        raise BadInput(
+            f"{entry.name}: a link of {entry.link_mbit:g} Mbit/s is too slow for live migrations",
+            f"give holdfast_link_mbit as what VMs are sent over, {SLOWEST_LINK_MBIT} or more",
+        )
+    return float(entry.link_mbit)
 
 
 def _running(entry: Found) -> List[Mapping[str, Any]]:

@@ -99,9 +99,10 @@ def place(
     The sum of prices is kept small, and the RAM that any one host receives.
     """
     model = cp_model.CpModel()
-    put = {(vm, host): model.new_bool_var(f"{vm}@{host}") for vm, (_, _, hosts) in movers.items() for host in hosts}
-    for vm, (_, _, hosts) in movers.items():
-        model.add_exactly_one(put[vm, host] for host in hosts)
+    pairs = [(vm, host) for vm, (_, _, possible) in movers.items() for host in possible]
+    put = {(vm, host): model.new_bool_var(f"{vm}@{host}") for vm, host in pairs}
+    for vm, (_, _, possible) in movers.items():
+        model.add_exactly_one(put[vm, host] for host in possible)
     busiest = model.new_int_var(0, sum(ram for ram, _, _ in movers.values()), "busiest")
     for host, (ram, cpus) in rooms.items():
         coming: List[Tuple[Any, str]] = [(put[vm, host], vm) for vm in movers if (vm, host) in put]
@@ -112,7 +113,7 @@ def place(
     for vms, hosts in exclusive:
         for host in hosts:
             model.add_at_most_one(put[vm, host] for vm in vms if (vm, host) in put)
-    prices = sum(put[vm, host] * price for vm, (_, _, hosts) in movers.items() for host, price in hosts.items())
+    prices = sum(put[vm, host] * movers[vm][2][host] for vm, host in pairs)
     model.minimize(prices * (1 + sum(ram for ram, _, _ in movers.values())) + busiest)
     solver, status = _solved(model, effort)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
