@@ -46,6 +46,7 @@ from .view import View
 
 UPGRADE = "holdfast.kvm.upgrade"
 RECOVER = "holdfast.kvm.recover"
+PLAN = "holdfast.kvm.plan"
 PROGRESS_FILE_VARIABLE = "HOLDFAST_PROGRESS_FILE"
 DEFAULT_COLLECTIONS = ("~/.ansible/collections", "/usr/share/ansible/collections")
 REDRAW_S = 0.2
@@ -61,6 +62,7 @@ class Wish:
     extra_vars: tuple[str, ...] = ()
     campaign: str = "upgrade"
     report_dir: Path | None = None
+    plan_dir: Path | None = None
     playbook: str = UPGRADE
 
 
@@ -91,7 +93,7 @@ def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
     hosts = chosen_hosts(wish, environment)
     place = new_place(state_dir(os.environ))
     environment[PROGRESS_FILE_VARIABLE] = str(place.progress_file)
-    progress = watched(Progress(wish.campaign), hosts, place, view_for(), _runner(wish, place, environment))
+    progress = watched(Progress(wish.campaign), hosts, place, view_for(), runner(wish, place, environment))
     return exit_code(progress)
 
 
@@ -202,7 +204,9 @@ def hosts_listed(text: str) -> tuple[str, ...]:
 Start = Callable[[Callable[[Mapping[str, Any]], bool], Callable[[], bool]], int]
 
 
-def _runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
+def runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
+    """What runs the wish's playbook to its end, telling its events, and returns ansible-playbook's exit status."""
+
     def start(on_event: Callable[[Mapping[str, Any]], bool], cancelled: Callable[[], bool]) -> int:
         # Here, since it is slow to import and only this needs it.
         import ansible_runner
@@ -211,6 +215,7 @@ def _runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
             "holdfast_stop_file": str(place.stop_file),
             "report_campaign": wish.campaign,
             "report_dest": str(wish.report_dir.absolute() if wish.report_dir else place.root),
+            "plan_dest": str(wish.plan_dir.absolute() if wish.plan_dir else place.root),
         }
         arguments = ["--extra-vars", json.dumps(ours), *ansible_arguments(wish)]
         done = ansible_runner.run(

@@ -219,3 +219,41 @@ def test_check_mode_plans_and_writes_nothing(site: Site) -> None:
     assert run.returncode == 0, run.stdout
     assert "1 host in 1 batch" in run.stdout
     assert not (site.directory / "plan").exists()
+
+
+def test_the_command_shows_the_plan_and_where_it_is(site: Site) -> None:
+    site.has(hv1=answer(vm("db-1", 1), vm("core", 4)), hv2=answer(vm("web", 2)))
+    site.says(holdfast_policy=[{"match": {"name": "co*"}, "critical": True}])
+    run = site.command("--dir", str(site.directory / "plan"))
+    assert run.returncode == 0, run.stderr
+    assert "2 hosts in 2 batches, 2 VMs in place, 1 VMs live" in run.stdout
+    assert "hv1 → hv2" in run.stdout
+    assert "by rule 1 (name co*)" in run.stdout
+    assert str(site.directory / "plan" / "plan.json") in run.stdout
+    again = site.command("--json")
+    assert json.loads(again.stdout)["fleet_sha256"] == site.written()["fleet_sha256"]
+
+
+def test_the_command_gives_a_bad_policy_one_clear_error(site: Site) -> None:
+    site.has(hv1=answer(vm("db-1", 1)))
+    file = site.write("group_vars/hypervisors.yml", "holdfast_policy:\n  - {match: {name: db-1}, group: dbx}\n")
+    run = site.command()
+    assert run.returncode == 2
+    assert f"holdfast: policy rule 1 at {file}:2: there is no group dbx" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_the_command_says_which_host_could_not_be_looked_at(site: Site) -> None:
+    site.has(hv1=answer(vm("db-1", 1)), hv2=answer(vm("db-2", 2)))
+    site.write("host_vars/hv2.yml", UNREACHABLE)
+    run = site.command()
+    assert run.returncode == 2
+    assert "* hv2: " in run.stderr
+
+
+def test_the_command_ends_with_3_when_hosts_are_left_out(site: Site) -> None:
+    blocker = {"code": "passthrough", "message": "it drives the GPU", "remedy": "detach it", "vm": "gpu"}
+    site.has(hv1=answer(vm("gpu", 1), blockers=(blocker,)), hv2=answer(vm("web", 2)))
+    run = site.command()
+    assert run.returncode == 3, run.stderr
+    assert "hv1 cannot be planned: one of its VMs stands against it" in run.stdout
