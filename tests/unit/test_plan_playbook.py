@@ -226,7 +226,7 @@ def test_the_command_shows_the_plan_and_where_it_is(site: Site) -> None:
     site.says(holdfast_policy=[{"match": {"name": "co*"}, "critical": True}])
     run = site.command("--dir", str(site.directory / "plan"))
     assert run.returncode == 0, run.stderr
-    assert "2 hosts in 2 batches, 2 VMs in place, 1 VMs live" in run.stdout
+    assert "2 hosts in 2 batches, 2 VMs in place, 1 VM live" in run.stdout
     assert "hv1 → hv2" in run.stdout
     assert "by rule 1 (name co*)" in run.stdout
     assert str(site.directory / "plan" / "plan.json") in run.stdout

@@ -224,8 +224,10 @@ class _Checker:
 
     def _shortest_upgrade_s(self, name: str, there: Sequence[Vm]) -> float:
         figures = self.host[name].pauses
-        staying = sum(1 for vm in there if self.where[vm.uuid] == name)
-        return self.fleet.limits.stage_s + figures.floor_p50_s + staying / figures.parallel * figures.each_p50_s
+        here = [vm for vm in there if self.where[vm.uuid] == name]
+        longest = max((self.planned[vm.uuid].pause_p50_s for vm in here if vm.uuid in self.planned), default=0.0)
+        busy = figures.floor_p50_s + len(here) / figures.parallel * figures.each_p50_s
+        return self.fleet.limits.stage_s + max(busy, longest)
 
     def _quorums(self, batch: Batch, there: Sequence[Vm]) -> Iterator[Violation]:
         paused = Counter(vm.group for vm in there)

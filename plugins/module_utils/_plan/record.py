@@ -12,8 +12,8 @@ from .._core.facts import Treatment
 from .choice import Choices
 from .destinations import Place
 from .menu import staying_rounds
-from .model import Batch, Bound, Fleet, Move, Plan, Purpose, Vm, VmPlan
-from .pause import predicted
+from .model import Batch, Bound, Fleet, Host, Move, Plan, Purpose, Vm, VmPlan
+from .pause import ASSUMED, predicted
 from .puzzle import at_stake, reserve_kept
 from .reach import Reach
 from .schedule import end_s, in_line, migration_s, path_mbit, upgrade_s
@@ -46,9 +46,7 @@ class Record:
         away = [self._move(place, where[place.vm.uuid], place.destination) for place in places[number]]
         evacuations = in_line(away, start_s)
         upgrade_start = round(end_s(evacuations, start_s), 3)
-        staying = {host: len(self._choices.paused(host)) for host in hosts}
-        stage_s = self._fleet.limits.stage_s
-        upgrade = round(max(upgrade_s(self._hosts[host], staying[host], stage_s) for host in hosts), 3)
+        upgrade = round(max(self._upgrade_s(host) for host in hosts), 3)
         home = [
             replace(self._move(place, place.destination, place.vm.host), purpose=Purpose.RETURN, again=False)
             for place in places[number]
@@ -68,6 +66,11 @@ class Record:
             returns,
             reserve_kept(self._fleet, self._choices, hosts),
         )
+
+    def _upgrade_s(self, host: str) -> float:
+        there = self._choices.paused(host)
+        longest = max((self._choices.option(vm).pause_p50_s for vm in there), default=0.0)
+        return upgrade_s(self._hosts[host], len(there), longest, self._fleet.limits.stage_s)
 
     def _where(self, places: Places, number: int) -> Dict[str, str]:
         """Where each VM is when batch ``number`` begins."""
@@ -102,7 +105,6 @@ class Record:
     def _vm_plan(self, vm: Vm, rounds: Optional[int]) -> VmPlan:
         host, option, fallen = self._hosts[vm.host], self._choices.option(vm), self._choices.fallen.get(vm.uuid)
         pause = predicted(host, rounds) if rounds is not None else (option.pause_p50_s, option.pause_p95_s)
-        live = option.treatment is Treatment.LIVE
         return VmPlan(
             name=vm.name,
             uuid=vm.uuid,
@@ -112,10 +114,15 @@ class Record:
             rule=vm.rule,
             pause_p50_s=pause[0],
             pause_p95_s=pause[1],
-            basis=self._fleet.switchover.basis if live else host.pauses.basis,
+            basis=self._basis(option.treatment, host),
             options=self._choices.menu[vm.uuid],
             instead_of=fallen.before if fallen else None,
         )
+
+    def _basis(self, treatment: Treatment, host: Host) -> str:
+        if treatment is Treatment.LIVE:
+            return self._fleet.switchover.basis
+        return host.pauses.basis if treatment is Treatment.IN_PLACE else ASSUMED
 
     def _warnings(self, written: Sequence[Batch], vms: Sequence[VmPlan]) -> List[str]:
         found = list(self._fleet.notes)

@@ -59,8 +59,8 @@ def end_s(moves: Sequence[Move], otherwise: float) -> float:
     return max((move.start_s + move.seconds for move in moves), default=otherwise)
 
 
-def upgrade_s(host: Host, staying: int, stage_s: float) -> float:
-    """Seconds that one host's upgrade takes, when ``staying`` VMs stay in place."""
+def upgrade_s(host: Host, staying: int, longest_pause_s: float, stage_s: float) -> float:
+    """Seconds that one host's upgrade takes, when ``staying`` VMs are there; a guest that restarts may take longest."""
     figures = host.pauses
     lanes = -(-staying // figures.parallel)
-    return stage_s + figures.floor_p50_s + lanes * figures.each_p50_s
+    return stage_s + max(figures.floor_p50_s + lanes * figures.each_p50_s, longest_pause_s)

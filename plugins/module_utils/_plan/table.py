@@ -48,7 +48,7 @@ def bound_line(plan: Mapping[str, Any]) -> str:
 def treatments(vms: List[Mapping[str, Any]]) -> str:
     """How many VMs get which treatment."""
     counts = Counter(vm["treatment"] for vm in vms)
-    return ", ".join(f"{count} VMs {name.replace('_', ' ')}" for name, count in counts.most_common())
+    return ", ".join(f"{counted(count, 'VM')} {name.replace('_', ' ')}" for name, count in counts.most_common())
 
 
 def longest_pause(batch: Mapping[str, Any], plan: Mapping[str, Any]) -> float:
