@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 # First-fit is tried in this many orders of the hosts, always the same: a re-plan does not reshuffle a fleet.
 TRIES = 40
@@ -29,13 +29,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Puzzle:
-    """Hosts to put into batches. ``first`` is the first batch, when it is fixed. ``apart``: sets not to be together."""
+    """Hosts to put into batches. ``first`` is the first batch, when it is fixed."""
 
     hosts: Tuple[str, ...]
     waves: Tuple[int, ...]
     limits: Tuple[Limit, ...]
     first: Tuple[str, ...] = ()
-    apart: FrozenSet[FrozenSet[str]] = frozenset()
 
     def size(self, number: int) -> int:
         """How many hosts batch ``number`` may have, from 0."""
@@ -55,9 +54,6 @@ def fits(puzzle: Puzzle, batch: Sequence[str], number: int) -> bool:
         return False
     if len(batch) < 2:
         return True
-    together = frozenset(batch)
-    if any(apart <= together for apart in puzzle.apart):
-        return False
     return all(sum(limit.weights.get(host, 0) for host in batch) <= limit.bears for limit in puzzle.limits)
 
 
@@ -117,9 +113,7 @@ class _Room:
             return False
         borne = self._borne[number]
         limits = zip(self._puzzle.limits, borne)
-        if any(limit.weights.get(host, 0) + used > limit.bears for limit, used in limits):
-            return False
-        return not self._puzzle.apart or fits(self._puzzle, [*batch, host], number)
+        return all(limit.weights.get(host, 0) + used <= limit.bears for limit, used in limits)
 
     def take(self, number: int, host: str) -> None:
         borne = self._borne.setdefault(number, [0] * len(self._puzzle.limits))

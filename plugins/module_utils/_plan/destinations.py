@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, List, Mapping, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, List, Mapping, Sequence, Tuple
 
 from . import solver
 from .model import Fleet, Vm
@@ -21,7 +21,8 @@ _MIB = 1 << 20
 _MANY_CPUS = 1 << 20
 # What a destination costs; next to it, how evenly the RAM is spread counts little.
 SETTLED, LATER, NEXT = 0, 2, 50
-EFFORT = 0.3
+# How much the solver may do for one batch, in its own measure, and for how many batches of a plan.
+EFFORT, QUESTIONS = 0.2, 12
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,19 @@ class Answer:
 
     places: Tuple[Place, ...] = ()
     stuck: Tuple[Vm, ...] = ()
+
+
+Taste = Callable[[int, int, int], Tuple[int, int, int]]
+
+
+def _spread(price: int, received_bytes: int, free_bytes: int) -> Tuple[int, int, int]:
+    """The cheapest hosts, all their links busy alike."""
+    return price, received_bytes, -free_bytes
+
+
+def _tight(price: int, received_bytes: int, free_bytes: int) -> Tuple[int, int, int]:
+    """Where least room is left over, whatever it costs: large VMs find room longer."""
+    return free_bytes, price, received_bytes
 
 
 class Standing:
@@ -79,6 +93,7 @@ class Destinations:
         self._reach = reach
         self._hosts = [host.name for host in fleet.hosts]
         self._apart = frozenset(group.name for group in fleet.groups if group.anti_affinity)
+        self._questions = QUESTIONS
 
     def find(
         self, standing: Standing, movers: Sequence[Vm], prices: Mapping[str, int], coming: FrozenSet[str] = frozenset()
@@ -89,10 +104,13 @@ class Destinations:
         next: only a VM that will have gone home by then may go there, unless they are in ``prices``, too.
         """
         menu = {vm.uuid: self._candidates(standing, vm, prices, coming) for vm in movers}
-        answer = self._by_best_fit(standing, movers, menu)
-        if answer.stuck and solver.available() and all(menu[vm.uuid] for vm in movers):
+        answer = self._by_fit(standing, movers, menu, _spread)
+        if answer.stuck:
+            answer = self._by_fit(standing, movers, menu, _tight)
+        if answer.stuck and self._questions and solver.available() and all(menu.values()):
+            self._questions -= 1
             found = self._by_solver(standing, movers, menu)
-            answer = found if not found.stuck else answer
+            answer = answer if found.stuck else found
         return answer
 
     def _candidates(
@@ -111,8 +129,10 @@ class Destinations:
             return False
         return not self._reach.obstacles(vm, name)
 
-    def _by_best_fit(self, standing: Standing, movers: Sequence[Vm], menu: Mapping[str, Mapping[str, int]]) -> Answer:
-        """Those with the fewest hosts to choose from first, and of those the largest."""
+    def _by_fit(
+        self, standing: Standing, movers: Sequence[Vm], menu: Mapping[str, Mapping[str, int]], taste: Taste
+    ) -> Answer:
+        """One VM after another: those with the fewest hosts to choose from first, and of those the largest."""
         ram, cpus = dict(standing.ram_free), dict(standing.cpu_free)
         received: Counter[str] = Counter()
         taken: Dict[str, set[str]] = {}
@@ -127,7 +147,7 @@ class Destinations:
             if not fitting:
                 stuck.append(vm)
                 continue
-            name = min(fitting, key=lambda name: (menu[vm.uuid][name], received[name], -ram[name], name))
+            name = min(fitting, key=lambda name: (*taste(menu[vm.uuid][name], received[name], ram[name]), name))
             places.append(Place(vm, name, again=menu[vm.uuid][name] >= NEXT))
             ram[name] -= vm.ram_bytes
             cpus[name] -= vm.vcpus

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import FrozenSet, List, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 from .batches import Limit, Puzzle, fits
 from .choice import Choices
@@ -15,12 +15,12 @@ from .model import Fleet
 _MIB = 1 << 20
 
 
-def puzzle(fleet: Fleet, choices: Choices, apart: FrozenSet[FrozenSet[str]]) -> Puzzle:
-    """How the hosts that are not left out may be put together; ``apart``: sets that turned out not to work."""
+def puzzle(fleet: Fleet, choices: Choices) -> Puzzle:
+    """How the hosts that are not left out may be put together."""
     hosts = choices.hosts()
     limits = [*_quorums(choices, hosts), *_domains(fleet, hosts), *_reserve(fleet, choices, hosts)]
     real = tuple(limit for limit in limits if any(limit.weights.values()))
-    plain = Puzzle(hosts, fleet.limits.waves, real, apart=apart)
+    plain = Puzzle(hosts, fleet.limits.waves, real)
     return replace(plain, first=_first(fleet, choices, plain))
 
 

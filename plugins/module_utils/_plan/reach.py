@@ -22,12 +22,15 @@ class Reach:
         self._limits = limits
         self._flags: Dict[str, FrozenSet[str]] = {host.name: frozenset(host.cpu.flags) for host in hosts}
         self._supersets: Dict[Tuple[str, str], bool] = {}
+        self._known: Dict[Tuple[str, str], List[str]] = {}
 
     def obstacles(self, vm: Vm, destination: str) -> List[str]:
         """Why it could not run there, empty when it could."""
-        found = self._cpu(vm, destination)
-        found += [] if self._limits.copy_storage else self._storage(vm, destination)
-        return found
+        key = (vm.uuid, destination)
+        if key not in self._known:
+            storage = [] if self._limits.copy_storage else self._storage(vm, destination)
+            self._known[key] = [*self._cpu(vm, destination), *storage]
+        return self._known[key]
 
     def copied(self, vm: Vm, source: str, destination: str) -> Tuple[Disk, ...]:
         """Disks that have to be copied on the way from one host to another."""

@@ -71,9 +71,6 @@ def _limit_batch(model: Any, puzzle: Puzzle, put: Mapping[str, Any], number: int
         light = {host: limit.weights[host] for host in put if 0 < limit.weights.get(host, 0) <= limit.bears}
         if light:
             model.add(sum(put[host] * weight for host, weight in light.items()) <= limit.bears)
-    for apart in puzzle.apart:
-        if apart <= put.keys():
-            model.add(sum(put[host] for host in apart) <= len(apart) - 1)
 
 
 def _break_symmetry(model: Any, puzzle: Puzzle, put: Mapping[Tuple[str, int], Any], numbers: Sequence[int]) -> None:
