@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From a fleet to a plan: choose treatments, put hosts into batches, go through them. Pure; one fleet gives one plan."""
+"""From a fleet to a plan: choose treatments, put hosts into batches, go through them. Pure, one plan for one fleet."""
 
 from __future__ import annotations
 

@@ -81,11 +81,11 @@ class Walk:
     # --- what does not work ----------------------------------------------------------------------------------------
 
     def _put_off(self, number: int, stuck: Sequence[Vm]) -> None:
-        """Hosts with VMs that found no place go with a later batch, or alone at the end; one stays in any case."""
+        """Of the hosts with VMs that found no place, the worse half goes with a later batch, or alone at the end."""
         batch = self._batches[number]
         left = {host: sum(vm.ram_bytes for vm in self._standing.on([host], stuck)) for host in batch}
-        least = min(batch, key=lambda host: (left[host], host))
-        for host in [host for host in batch if left[host] and host != least]:
+        worst = sorted((host for host in batch if left[host]), key=lambda host: (-left[host], host))
+        for host in worst[: max(len(worst) // 2, 1)]:
             batch.remove(host)
             self._append_later(number, host)
 
