@@ -9,6 +9,7 @@ treatment, a host is left out.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import List, Optional, Sequence, Tuple
 
 from .._core.facts import Treatment
@@ -44,7 +45,8 @@ class Walk:
                 if not place.vm.return_home:
                     self._standing.move(place.vm, place.destination)
             places.append(found)
-        return tuple(tuple(batch) for batch in self._batches), tuple(places)
+        batches = tuple(tuple(batch) for batch in self._batches)
+        return batches, tuple(_marked(entry, batches[number + 1 :]) for number, entry in enumerate(places))
 
     def _settled(self, number: int) -> Optional[Tuple[Place, ...]]:
         """Places for the VMs that have to leave batch ``number``, which may shrink; None when nothing is left of it."""
@@ -116,12 +118,21 @@ class Walk:
     def _obstacle(self, vm: Vm, host: str) -> Obstacle:
         names = (other.name for other in self._fleet.hosts if other.name not in (vm.host, host))
         fitting = [name for name in names if not self._reach.obstacles(vm, name)]
-        room = f"{vm.ram_bytes / 2**30:.1f} GiB and {vm.vcpus} virtual CPUs"
+        room = f"make room for {vm.ram_bytes / 2**30:.1f} GiB and {vm.vcpus} virtual CPUs"
         where = ", ".join(fitting[:5]) or "another host"
-        return Obstacle(
-            vm.name, vm.uuid, _no_room(host), f"make room for {room} on {where}, or allow another treatment"
-        )
+        apart = any(group.anti_affinity and group.name == vm.group for group in self._fleet.groups)
+        away = f", where no other member of group {vm.group} is" if apart else ""
+        return Obstacle(vm.name, vm.uuid, _no_room(host), f"{room} on {where}{away}, or allow another treatment")
+
+
+def _marked(places: Tuple[Place, ...], later: Batches) -> Tuple[Place, ...]:
+    """Once a host between them is left out, one that came later is next."""
+    coming = later[0] if later else ()
+    return tuple(
+        replace(place, again=place.again or (place.destination in coming and not place.vm.return_home))
+        for place in places
+    )
 
 
 def _no_room(host: str) -> str:
-    return f"no host has room for it while {host} is upgraded"
+    return f"no other host can take it while {host} is upgraded"
