@@ -142,10 +142,11 @@ class Choices:
             if too_many > 0 and unpaused is not None:
                 self._fall_to(vm, unpaused.treatment, reason)
                 too_many -= 1
-        if too_many > 0:
+        # One that defers has its host wait, and then nothing of it is paused.
+        if too_many > 0 and host not in self.left_out:
             remedy = (
                 f"let {too_many} of them be moved away live (treatments), put fewer of them on one host, or lower "
-                f"min_available to {group.min_available - too_many}"
+                f"min_available to {running - bears - too_many}"
             )
             whole = f"{reason}, {len(members)} would stand still with {host}"
             self.leave_out(host, [Obstacle(vm.name, vm.uuid, whole, remedy) for vm in members])

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from .._core.facts import Treatment
 from .model import Fleet, Host, Option, Vm
 from .pause import predicted, rounds
 from .reach import Reach
 from .schedule import migration_s
-
-Menu = Mapping[str, Tuple[Option, ...]]
 
 # A disk's speed, saving and loading, in bytes per second; a guest's own shutdown and start. Nobody measures them yet.
 DISK_BYTES_PER_S = 200e6
