@@ -19,7 +19,11 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._plan import checker,
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import document
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.table import lines
-from ansible_collections.holdfast.kvm.plugins.plugin_utils._origin import origins_of_entries, origins_of_keys
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._origin import (
+    origins_of_entries,
+    origins_of_keys,
+    origins_of_values,
+)
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._whole_file import replace
 
 HINT_REPORTS = "name a report.json of an earlier upgrade"
@@ -52,7 +56,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
         try:
-            plan = planned(self._task.args["fleet"], options)
+            plan = planned(self._task.args, options)
         except BadInput as error:
             return {**result, "failed": True, "msg": str(error), "hint": error.hint, "refused": True}
         target = Path(options["dest"]).expanduser().absolute()
@@ -73,10 +77,14 @@ class ActionModule(ActionBase):
             ) from error
 
 
-def planned(fleet: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The plan as a document, which has passed the checker. Raises BadInput."""
-    found = [found_of(str(name), entry) for name, entry in fleet.items()]
-    known = intake.fleet(found, options, [report(Path(path)) for path in options["reports"]])
+def planned(arguments: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The plan as a document, which has passed the checker. Raises BadInput.
+
+    ``arguments`` are the ``options`` before they were validated: these still know where they are written.
+    """
+    found = [found_of(str(name), entry) for name, entry in arguments["fleet"].items()]
+    reports = [report(Path(path)) for path in options["reports"]]
+    known = intake.fleet(found, options, reports, origins_of_values(arguments))
     plan = planner.plan(known)
     broken = checker.check(known, plan)
     if broken:

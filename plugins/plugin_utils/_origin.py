@@ -34,3 +34,8 @@ def origins_of_keys(entries: Any) -> dict[str, str]:
     if not isinstance(entries, Mapping):
         return {}
     return {str(key): origin_of(key) or origin_of(value) for key, value in entries.items()}
+
+
+def origins_of_values(entries: Mapping[str, Any]) -> dict[str, str]:
+    """For each key, where its value is written."""
+    return {str(key): origin_of(value) for key, value in entries.items()}

@@ -175,7 +175,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     else:
         console = Console()
         console.print(drawing(plan, plan["vms"] if arguments.vms else exceptions(plan)))
-        console.print(f"plan: {path}", soft_wrap=True)
+        console.print(f"plan: {path}", soft_wrap=True, markup=False)
     return ExitCode.DONE if plan["complete"] else ExitCode.REFUSED
 
 

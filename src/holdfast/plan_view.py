@@ -48,7 +48,8 @@ def _batches(plan: Mapping[str, Any]) -> Table:
     for head in ("begins after", "takes", "longest pause"):
         table.add_column(head, justify="right", no_wrap=True)
     for batch in plan["batches"]:
-        table.add_row(
+        _add_row(
+            table,
             str(batch["number"]),
             ", ".join(map(figures.printable, batch["hosts"])),
             "\n".join(_moves(batch)),
@@ -72,7 +73,8 @@ def _vms(vms: Sequence[Mapping[str, Any]]) -> Table:
     for head in ("pause, half", "95 of 100"):
         table.add_column(head, justify="right", no_wrap=True)
     for vm in vms:
-        table.add_row(
+        _add_row(
+            table,
             figures.printable(vm["name"]),
             figures.printable(vm["host"]),
             vm["treatment"].replace("_", " "),
@@ -88,6 +90,11 @@ def _table(*heads: str) -> Table:
     for head in heads:
         table.add_column(head, overflow="fold")
     return table
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    """Names may hold what rich takes for markup: Text is shown as it is."""
+    table.add_row(*(Text(cell) for cell in cells))
 
 
 def _left_out(entry: Mapping[str, Any]) -> Iterator[Text]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import CpuFacts, Disk, Mount, Treatment
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan import batches, checker, pause, planner, solver
@@ -34,6 +36,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._plan.model import (
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.schedule import migration_s
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.table import lines
 from holdfast.bench.fleet import fleet as synthetic
+from holdfast.plan_view import drawing, exceptions
 
 GIB = 1 << 30
 ROOT = Path(__file__).parents[2]
@@ -384,6 +387,16 @@ def test_the_page_and_the_lines_escape_what_strangers_chose() -> None:
     assert "<script>" not in page(written)
     assert "<b>:" not in page(written)
     assert "\x1b" not in "".join(lines(written)) + page(written)
+
+
+def test_the_terminal_shows_names_as_they_are() -> None:
+    known = fleet(hosts(2), [vm("[/red]x", "h1", treatments=(LIVE,)), vm("b", "h2")])
+    written = document(planner.plan(known), known, "2026-11-21T02:03:04Z")
+    console = Console(width=160, file=io.StringIO())
+    console.print(drawing(written, exceptions(written)))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[/red]x: h1 → h2" in shown
+    assert "by rule 1" in shown
 
 
 # --- large fleets

@@ -175,12 +175,12 @@ def test_waves_are_counted_out() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"waves": []}, "waves is empty"),
+        ({"waves": []}, "waves: the list is empty"),
         ({"waves": ["0"]}, "waves: '0' is neither"),
         ({"waves": ["-1"]}, "waves: '-1' is neither"),
         ({"max_unavailable": "some"}, "max_unavailable: 'some' is neither"),
         ({"canaries": ["h77"]}, "canaries: h77 is not a host of this plan"),
-        ({"canaries": ["h1", "h2"]}, "canaries contradicts waves"),
+        ({"canaries": ["h1", "h2"]}, "canaries: 2 of them contradict waves, whose first one has 1 host"),
         ({"reserve_hosts": -1}, "reserve_hosts: -1 is negative"),
         ({"max_per_domain": -2}, "max_per_domain: -2 is negative"),
         ({"cpu_ratio": 0}, "cpu_ratio: 0 is not above 0"),
@@ -190,3 +190,8 @@ def test_a_limit_that_cannot_be_is_named(options: dict[str, Any], words: str) ->
     with pytest.raises(BadInput) as caught:
         parse_limits({**OPTIONS, **options}, TEN)
     assert words in str(caught.value)
+
+
+def test_a_limit_that_cannot_be_says_where_it_is_written() -> None:
+    with pytest.raises(BadInput, match=r"^reserve_hosts at /inventory/all.yml:9: -1 is negative"):
+        parse_limits({**OPTIONS, "reserve_hosts": -1}, TEN, {"reserve_hosts": "/inventory/all.yml:9"})

@@ -190,6 +190,14 @@ def test_a_bad_group_is_one_error_that_names_file_and_line(site: Site) -> None:
     assert f"group db at {file}:3: min_available -2 is not a whole number from 0" in told(run)
 
 
+def test_a_negative_limit_is_one_error_that_names_file_and_line(site: Site) -> None:
+    site.has(hv1=answer(vm("db-1", 1)))
+    file = site.write("group_vars/hypervisors.yml", "---\n# At least one.\nplan_reserve_hosts: -1\n")
+    run = site.plan()
+    assert run.returncode == 2
+    assert f"reserve_hosts at {file}:3: -1 is negative" in told(run)
+
+
 def test_a_host_that_does_not_answer_is_not_planned_around(site: Site) -> None:
     site.has(hv1=answer(vm("db-1", 1)), hv2=answer(vm("db-2", 2)))
     site.write("host_vars/hv2.yml", UNREACHABLE)

@@ -16,7 +16,7 @@ from .._core.errors import BadInput
 from .._core.facts import CpuFacts, Disk, Mount, Treatment, VmFacts
 from .._core.policy import Decision, Rule, check_known, decide, parse_rules, place
 from . import groups as grouping
-from .limits import parse_limits
+from .limits import EMPTY, parse_limits
 from .model import Fleet, Group, Host, Vm
 from .pause import Run, pauses, runs, switchover
 
@@ -49,8 +49,16 @@ class Found:
     link_mbit: float = ASSUMED_LINK_MBIT
 
 
-def fleet(found: Sequence[Found], options: Mapping[str, Any], reports: Sequence[Mapping[str, Any]] = ()) -> Fleet:
-    """The fleet. ``options`` are those of the plan, ``reports`` are earlier campaigns'. Raises BadInput."""
+def fleet(
+    found: Sequence[Found],
+    options: Mapping[str, Any],
+    reports: Sequence[Mapping[str, Any]] = (),
+    origins: Mapping[str, str] = EMPTY,
+) -> Fleet:
+    """The fleet. ``options`` are those of the plan, ``origins`` where they are written, ``reports`` earlier campaigns'.
+
+    Raises BadInput.
+    """
     names = [entry.name for entry in found]
     groups = _groups(found)
     rules = {entry.name: _rules(entry, groups) for entry in found}
@@ -61,7 +69,7 @@ def fleet(found: Sequence[Found], options: Mapping[str, Any], reports: Sequence[
     hosts = tuple(_host(entry, measured, int(options["parallel"]), entry.name in done) for entry in found)
     vms = tuple(vm for entry in found for vm in _vms(entry, decide_all(rules[entry.name], facts[entry.name])))
     _check_unique(vms)
-    limits = parse_limits(options, names)
+    limits = parse_limits(options, names, origins)
     return Fleet(hosts, vms, groups, limits, switchover(reports), (*notes, *_lonely(groups, vms)))
 
 

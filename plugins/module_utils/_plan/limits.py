@@ -10,54 +10,69 @@ from typing import Any, Mapping, Sequence, Tuple
 from .._core.errors import BadInput
 from .model import Limits
 
-
-def parse_limits(options: Mapping[str, Any], hosts: Sequence[str]) -> Limits:
-    """Limits for a fleet of these hosts, percentages counted out. Raises BadInput naming the option."""
-    most = _count(options["max_unavailable"], len(hosts), "max_unavailable")
-    waves = tuple(min(_count(entry, len(hosts), "waves"), most) for entry in options["waves"])
-    if not waves:
-        raise BadInput("waves is empty", "name how many hosts each batch may have, like [1, '10%']")
-    return Limits(
-        waves=waves,
-        canaries=_canaries(options["canaries"], hosts, waves[0]),
-        max_per_domain=_whole(options, "max_per_domain"),
-        reserve_hosts=_whole(options, "reserve_hosts"),
-        cpu_ratio=_above_zero(options, "cpu_ratio"),
-        shared_paths=tuple(str(path) for path in options["shared_paths"]),
-        copy_storage=bool(options["copy_storage"]),
-        stage_s=_above_zero(options, "stage_s"),
-    )
+EMPTY: Mapping[str, str] = {}
 
 
-def _count(value: Any, hosts: int, name: str) -> int:
-    """A number of hosts, from itself or from a percentage; as Ansible's serial, a percentage is at least one host."""
-    text = str(value).strip()
-    digits = text[:-1] if text.endswith("%") else text
-    if not digits.isdigit() or int(digits) < 1:
-        raise BadInput(f"{name}: {value!r} is neither a number of hosts nor a percentage", "write 5 or '10%'")
-    return max(int(digits) * hosts // 100, 1) if text.endswith("%") else int(digits)
+def parse_limits(options: Mapping[str, Any], hosts: Sequence[str], origins: Mapping[str, str] = EMPTY) -> Limits:
+    """Limits for a fleet of these hosts, percentages counted out; ``origins`` says where an option is written.
+
+    Raises BadInput naming the option.
+    """
+    return _Options(options, hosts, origins).limits()
 
 
-def _canaries(names: Sequence[Any], hosts: Sequence[str], room: int) -> Tuple[str, ...]:
-    found = tuple(dict.fromkeys(str(name) for name in names))
-    unknown = [name for name in found if name not in hosts]
-    if unknown:
-        raise BadInput(f"canaries: {', '.join(unknown)} is not a host of this plan", f"hosts: {', '.join(hosts)}")
-    if len(found) > room:
-        raise BadInput(
-            f"canaries contradicts waves: {len(found)} canaries, but the first wave has {room} hosts",
-            "make the first wave larger, or name fewer canaries",
+class _Options:
+    def __init__(self, options: Mapping[str, Any], hosts: Sequence[str], origins: Mapping[str, str]) -> None:
+        self._options, self._hosts, self._origins = options, hosts, origins
+
+    def limits(self) -> Limits:
+        most = self._count("max_unavailable", self._options["max_unavailable"])
+        waves = tuple(min(self._count("waves", entry), most) for entry in self._options["waves"])
+        if not waves:
+            raise self._bad("waves", "the list is empty", "name how many hosts each batch may have, like [1, '10%']")
+        return Limits(
+            waves=waves,
+            canaries=self._canaries(waves[0]),
+            max_per_domain=self._whole("max_per_domain"),
+            reserve_hosts=self._whole("reserve_hosts"),
+            cpu_ratio=self._above_zero("cpu_ratio"),
+            shared_paths=tuple(str(path) for path in self._options["shared_paths"]),
+            copy_storage=bool(self._options["copy_storage"]),
+            stage_s=self._above_zero("stage_s"),
         )
-    return found
 
+    def _bad(self, name: str, what: str, hint: str) -> BadInput:
+        origin = self._origins.get(name)
+        return BadInput(f"{name} at {origin}: {what}" if origin else f"{name}: {what}", hint)
 
-def _whole(options: Mapping[str, Any], name: str) -> int:
-    if options[name] < 0:
-        raise BadInput(f"{name}: {options[name]} is negative", "0 means no limit")
-    return int(options[name])
+    def _count(self, name: str, value: Any) -> int:
+        """A number of hosts, from itself or from a percentage; as Ansible's serial, that is at least one host."""
+        text = str(value).strip()
+        digits = text[:-1] if text.endswith("%") else text
+        if not digits.isdigit() or int(digits) < 1:
+            raise self._bad(name, f"{value!r} is neither a number of hosts nor a percentage", "write 5 or '10%'")
+        return max(int(digits) * len(self._hosts) // 100, 1) if text.endswith("%") else int(digits)
 
+    def _canaries(self, room: int) -> Tuple[str, ...]:
+        found = tuple(dict.fromkeys(str(name) for name in self._options["canaries"]))
+        unknown = [name for name in found if name not in self._hosts]
+        if unknown:
+            hint = f"hosts: {', '.join(self._hosts)}"
+            raise self._bad("canaries", f"{', '.join(unknown)} is not a host of this plan", hint)
+        if len(found) > room:
+            raise self._bad(
+                "canaries",
+                f"{len(found)} of them contradict waves, whose first one has {room} host{'s' if room > 1 else ''}",
+                "make the first wave larger, or name fewer canaries",
+            )
+        return found
 
-def _above_zero(options: Mapping[str, Any], name: str) -> float:
-    if options[name] <= 0:
-        raise BadInput(f"{name}: {options[name]} is not above 0", "leave it out for the default")
-    return float(options[name])
+    def _whole(self, name: str) -> int:
+        if self._options[name] < 0:
+            raise self._bad(name, f"{self._options[name]} is negative", "0 means no limit")
+        return int(self._options[name])
+
+    def _above_zero(self, name: str) -> float:
+        if self._options[name] <= 0:
+            raise self._bad(name, f"{self._options[name]} is not above 0", "leave it out for the default")
+        return float(self._options[name])
