@@ -16,7 +16,7 @@ LINK := build/collections/ansible_collections/holdfast/kvm
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test bench faults lint unit package lab-test clean
+.PHONY: help setup demo test bench faults lint unit package awx lab-test clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ help: ## list what there is
 demo: setup ## upgrade a lab hypervisor under its guests, and show what happened
 	@$(BIN)/python -m holdfast.demo
 
-test: setup lint unit package lab-test ## everything that CI runs
+test: setup lint unit package awx lab-test ## everything that CI runs
 
 bench: setup ## measure the pause against the alternatives, into build/bench/
 	@$(BIN)/holdfast bench --output build/bench
@@ -52,6 +52,10 @@ unit: setup ## decisions, without a host
 package: setup ## wheel and collection: build, install, sanity
 	@echo "== package"
 	@pytest -q -o faulthandler_timeout=120 tests/packaging
+
+awx: setup ## what awx/ puts into AWX, against a stand-in
+	@echo "== awx"
+	@pytest -q -o faulthandler_timeout=120 tests/awx
 
 lab-test: setup ## a real upgrade of a lab hypervisor, seen from outside
 	@echo "== lab-test"

@@ -66,6 +66,12 @@ options:
         already. V(none) leaves it out. A size like C(1G) that is too small, or does not fit, is refused.
     type: str
     default: auto
+  metrics_dir:
+    description:
+      - Directory of node_exporter's textfile collector, for the agent's configuration. The agent puts C(holdfast.prom)
+        into it if it is there. Empty for no metrics.
+    type: str
+    default: /var/lib/prometheus/node-exporter
 attributes:
   check_mode:
     description: Chooses, checks and shows everything, writes nothing.
@@ -174,6 +180,7 @@ ARGUMENTS: Dict[str, Any] = {
     "host_reserve": {"type": "str"},
     "device": {"type": "path", "default": "/dev/pmem0"},
     "crash_kernel": {"type": "str", "default": "auto"},
+    "metrics_dir": {"type": "str", "default": str(configuration.METRICS_DIR)},
 }
 
 
@@ -185,7 +192,8 @@ def read_wish(params: Dict[str, Any], total_bytes: int) -> Wish:
     ]
     reserve = params["host_reserve"]
     reserve_bytes = parse_size(reserve, total_bytes=total_bytes) if reserve else None
-    return Wish(tuple(wishes), reserve_bytes, params["device"], params["crash_kernel"])
+    metrics_dir = configuration.directory_or_none(params["metrics_dir"])
+    return Wish(tuple(wishes), reserve_bytes, params["device"], params["crash_kernel"], metrics_dir)
 
 
 def read_address(text: str | None) -> int | None:

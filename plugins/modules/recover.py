@@ -104,7 +104,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import attach, command, config, journal, packing
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.attach import Boot
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import HELD, OPEN, TERMINAL, Journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import HELD, OPEN, TERMINAL, WAITING, Journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 UNIT = "holdfast-restore.service"
@@ -114,7 +114,6 @@ ARGUMENTS: Dict[str, Any] = {
     "timeout_s": {"type": "int", "default": 1800},
     "connect_timeout_s": {"type": "int", "default": 10},
 }
-WAITING = (*OPEN, "lost")
 GIVE_UP_LIMIT_S = 600.0
 NOTHING = "no live update is in flight"
 KEPT = (

@@ -20,6 +20,14 @@ options:
     type: list
     elements: str
     default: []
+  policy:
+    description:
+      - Rules for the VMs, first match wins, as for M(holdfast.kvm.live_update). With it each VM says what an upgrade
+        would do with it, in RV(vms).
+      - A policy that cannot be used does not fail the module, since the facts are right without it; RV(policy_error)
+        says what is wrong.
+    type: list
+    elements: dict
 attributes:
   check_mode:
     description: Reads only.
@@ -52,6 +60,18 @@ vms:
   elements: dict
   returned: success
   sample: [{name: db1, uuid: 6d0b..., state: running, ram_bytes: 268435456, ram_backing: file-shared}]
+  contains:
+    decision:
+      description:
+        - What happens to the VM in an upgrade, C(treatment), C(reason), C(priority), C(max_pause_s) and C(may_restart).
+        - Empty when the policy cannot be used.
+      type: dict
+      returned: when O(policy) is given
+policy_error:
+  description: Why the policy cannot be used, and what to do. Empty when it can.
+  type: str
+  returned: when O(policy) is given
+  sample: ""
 summary:
   description: One line per VM, for a person.
   type: list
@@ -60,27 +80,44 @@ summary:
   sample: ["db1: running, 256 MiB, RAM in the pool"]
 """
 
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config, policy
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain_ram import require_known
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import VmFacts, plain
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import size_text
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
-ARGUMENTS: Dict[str, Any] = {"names": {"type": "list", "elements": "str", "default": []}}
+ARGUMENTS: Dict[str, Any] = {
+    "names": {"type": "list", "elements": "str", "default": []},
+    "policy": {"type": "list", "elements": "dict"},
+}
 
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
-    names = module.params["names"]
+    names, rules = module.params["names"], module.params["policy"]
     with connect() as hypervisor:
         vms = collect.vm_facts(hypervisor, config.load())
     require_known(vms, names)
     chosen = [vm for vm in vms if not names or vm.name in names]
-    return {"vms": [plain(vm) for vm in chosen], "summary": [summary(vm) for vm in chosen]}
+    found: Dict[str, Any] = {"vms": [plain(vm) for vm in chosen], "summary": [summary(vm) for vm in chosen]}
+    return found if rules is None else decided(found, rules, vms)
+
+
+def decided(found: Dict[str, Any], rules: object, vms: Sequence[VmFacts]) -> Dict[str, Any]:
+    """``found`` with the decision about each of its VMs. The rules are judged over all ``vms`` of the host."""
+    decisions: Dict[str, Any] = {}
+    error = ""
+    try:
+        decisions = {one.uuid: plain(one) for one in policy.decide(policy.parse_rules(rules), vms)}
+    except BadInput as exc:
+        error = str(exc)
+    with_decisions = [{**vm, "decision": decisions.get(vm["uuid"], {})} for vm in found["vms"]]
+    return {**found, "vms": with_decisions, "policy_error": error}
 
 
 def summary(vm: VmFacts) -> str:

@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     _register_plan(commands)
     _register_upgrade(commands)
     _register_recover(commands)
+    _register_status(commands)
+    _register_doctor(commands)
     _register_report(commands)
     for name in GUESTS:
         _register_guest(name, commands)
@@ -84,7 +86,7 @@ def _register_plan(commands: Any) -> None:
         help="say what would happen to each VM, which hosts go together, and how long it takes; touches nothing",
         epilog="exit codes: 0 a plan for every host, 2 no plan, 3 a plan that leaves hosts out",
     )
-    _add_inventory(command)
+    _add_hosts(command)
     command.add_argument("--json", action="store_true", help="print the plan as JSON")
     command.add_argument("--vms", action="store_true", help="name every VM, not only those that do not stay in place")
     command.add_argument("--dir", type=Path, metavar="DIR", help="where plan.json and plan.html go")
@@ -119,9 +121,31 @@ def _register_recover(commands: Any) -> None:
     command.set_defaults(func=_recover)
 
 
+def _register_status(commands: Any) -> None:
+    command = commands.add_parser(
+        "status",
+        help="how the hosts of an inventory stand, and what happens next; touches nothing",
+        epilog="exit codes: 0 all is well, 2 a host failed or cannot be reached, or a VM waits",
+    )
+    _add_hosts(command)
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    command.set_defaults(func=_status)
+
+
+def _register_doctor(commands: Any) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="look for what an upgrade would miss on this machine and on the hosts; changes nothing",
+        epilog="exit codes: 0 nothing stands in the way, 2 there is a problem",
+    )
+    _add_hosts(command)
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of a picture")
+    command.set_defaults(func=_doctor)
+
+
 def _add_fleet(command: argparse.ArgumentParser) -> None:
-    """Which hosts, and how it is shown."""
-    _add_inventory(command)
+    """Which hosts, whether to act on them, and how it is shown."""
+    _add_hosts(command)
     command.add_argument(
         "-C",
         "--check",
@@ -133,7 +157,7 @@ def _add_fleet(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON lines instead of a picture")
 
 
-def _add_inventory(command: argparse.ArgumentParser) -> None:
+def _add_hosts(command: argparse.ArgumentParser) -> None:
     command.add_argument("-i", "--inventory", type=Path, required=True, help="inventory file or directory")
     command.add_argument("-l", "--limit", default="", help="only these hosts (an Ansible pattern)")
     command.add_argument(
@@ -206,6 +230,42 @@ def _recover(arguments: argparse.Namespace) -> int:
         playbook=RECOVER,
     )
     return carry_out(wish, lambda: _view(arguments))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from . import status
+    from .status_table import standing_tables
+    from .upgrade import Wish
+
+    wish = Wish(arguments.inventory, arguments.limit, extra_vars=tuple(arguments.extra_vars), playbook=status.STATUS)
+    with Console(stderr=True).status("asking the hosts"):
+        hosts = status.look(wish)
+    if arguments.json:
+        _say(json.dumps(status.as_document(hosts), indent=2))
+    else:
+        Console().print(standing_tables(hosts))
+    return status.exit_code(hosts)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .doctor import findings
+    from .doctor.rounds import examined
+    from .doctor.sheet import sheet
+    from .status import STATUS
+    from .upgrade import Wish
+
+    wish = Wish(arguments.inventory, arguments.limit, extra_vars=tuple(arguments.extra_vars), playbook=STATUS)
+    with Console(stderr=True).status("looking at this machine and at the hosts"):
+        examinations = examined(wish)
+    if arguments.json:
+        _say(json.dumps(findings.as_document(examinations), indent=2))
+    else:
+        Console().print(sheet(examinations))
+    return findings.exit_code(examinations)
 
 
 def _view(arguments: argparse.Namespace) -> Any:

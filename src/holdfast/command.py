@@ -70,6 +70,19 @@ def spawn(argv: Sequence[str | os.PathLike[str]], log: Path) -> int:
     return child.pid
 
 
+def begin(argv: Sequence[str | os.PathLike[str]], log: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program in its own session; the caller waits for its end. ``env`` comes on top of ours."""
+    with log.open("ab") as sink:
+        return subprocess.Popen(
+            [os.fspath(word) for word in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **env},
+        )
+
+
 def interactive(argv: Sequence[str | os.PathLike[str]]) -> int:
     """Hand the terminal to a program and return its exit status."""
     return subprocess.run([os.fspath(word) for word in argv], check=False).returncode

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import secrets
 import shlex
 import signal
@@ -166,7 +167,7 @@ def chosen_hosts(wish: Wish, environment: Mapping[str, str]) -> tuple[str, ...]:
         wish.playbook,
     ]
     try:
-        listed = run([str(_tool(words[0])), *words[1:]], env=environment, timeout_s=120)
+        listed = run([str(installed_tool(words[0])), *words[1:]], env=environment, timeout_s=120)
     except CommandFailed as error:
         # Ansible prefixes its last word with [ERROR] or ERROR!; what stands before are warnings.
         lines = [line.strip() for line in error.message.splitlines() if "ERROR" in line] or error.message.splitlines()[
@@ -183,7 +184,7 @@ def chosen_hosts(wish: Wish, environment: Mapping[str, str]) -> tuple[str, ...]:
     return hosts
 
 
-def _tool(name: str) -> Path:
+def installed_tool(name: str) -> Path:
     """A program of this installation, also when its virtual environment is not active."""
     own = Path(sysconfig.get_path("scripts")) / name
     return own if own.exists() else Path(name)
@@ -201,11 +202,18 @@ def hosts_listed(text: str) -> tuple[str, ...]:
     return tuple(name for name in found if name != "localhost")
 
 
+def by_name(hosts: Sequence[str]) -> list[str]:
+    """As a person lists them, hv2 before hv10. Ansible lists hosts in no order."""
+    return sorted(
+        hosts, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    )
+
+
 Start = Callable[[Callable[[Mapping[str, Any]], bool], Callable[[], bool]], int]
 
 
 def runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
-    """What runs the wish's playbook to its end, telling its events, and returns ansible-playbook's exit status."""
+    """What runs the playbook to its end when called, and returns ansible-playbook's own code."""
 
     def start(on_event: Callable[[Mapping[str, Any]], bool], cancelled: Callable[[], bool]) -> int:
         # Here, since it is slow to import and only this needs it.
@@ -265,13 +273,14 @@ def _point_to_log(progress: Progress, place: Place) -> None:
     """Nothing known explains the failure: say where Ansible explains it."""
     unexplained = exit_code(progress) is ExitCode.HOST_FAILED and not any(host.error for host in progress.hosts)
     if unexplained:
-        tail = _tail(place.log)
+        tail = last_words(place.log)
         raise CommandFailed(
             f"ansible-playbook ended with {progress.return_code}: {tail}", f"all it said is in {place.log}"
         )
 
 
-def _tail(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """The first error in Ansible's output, else its last line."""
     with contextlib.suppress(OSError):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         return next((line for line in lines if "ERROR" in line), lines[-1] if lines else "it said nothing")

@@ -88,6 +88,10 @@ def test_hosts_are_listed_once_and_in_order() -> None:
     assert upgrade.hosts_listed(LISTED) == ("hv2", "hv1")
 
 
+def test_hosts_are_ordered_as_a_person_would() -> None:
+    assert upgrade.by_name(["hv10", "hv2", "b", "hv1.x2", "7"]) == ["7", "b", "hv1.x2", "hv2", "hv10"]
+
+
 def listing(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
     monkeypatch.setattr(upgrade, "run", lambda *_, **__: answer())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import attach
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import attach, durable
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.attach import Boot
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, JournalError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import (
@@ -70,6 +70,25 @@ def test_recording_goes_on_after_a_cut_off_line(tmp_path: Path) -> None:
     with journal.path.open("ab") as file:
         file.write(b"0123456789abcdef {")
     open_journal(tmp_path).record("jumping")
+    assert open_journal(tmp_path).state == "jumping"
+
+
+def test_recording_goes_on_after_a_line_that_a_full_disk_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = suspended(tmp_path)
+    with monkeypatch.context() as full:
+
+        def half(path: Path, line: str) -> None:
+            with path.open("a") as file:
+                file.write(line[: len(line) // 2])
+            raise HoldfastError("cannot write: No space left on device")
+
+        full.setattr(durable, "append_line", half)
+        with pytest.raises(HoldfastError, match="No space left"):
+            journal.record("jumping")
+    assert (journal.state, open_journal(tmp_path).state) == ("suspended", "suspended")
+    journal.record("jumping")
     assert open_journal(tmp_path).state == "jumping"
 
 

@@ -103,8 +103,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(reservation, "holds_suspended", lambda _state_dir: found.suspended)
     monkeypatch.setattr(collect, "firmware_map", lambda: FIRMWARE)
     monkeypatch.setattr(collect.kexec, "running_cmdline", lambda: found.cmdline)
-    # Keep the state directory inside the folder, too.
-    monkeypatch.setattr(config.Config.__init__, "__defaults__", (None, tmp_path / "state"))
+    # Keep the state directory inside the folder, too. Metrics are the agent's to write, so their directory may stay.
+    monkeypatch.setattr(config.Config.__init__, "__defaults__", (None, tmp_path / "state", config.METRICS_DIR))
     return found
 
 

@@ -40,6 +40,8 @@ DB, WEB = "11111111-0000-0000-0000-000000000000", "22222222-0000-0000-0000-00000
         (Sighting("paused", "paused", busy=True), Step.WAIT),
         (Sighting("paused", state_whole=True), Step.NOTE_SAVED),
         (Sighting("paused"), Step.LOST),
+        (Sighting("paused", left=True), Step.LEFT),
+        (Sighting("paused", state_whole=True, left=True), Step.NOTE_SAVED),
         (Sighting("suspended", state_whole=True), Step.RESTORE),
         (Sighting("failed", state_whole=True), Step.RESTORE),
         (Sighting("suspended", "paused", state_whole=True), Step.RESTORE_ANEW),
@@ -61,13 +63,16 @@ class Guest:
 
     def __init__(self, uuid: str, state: str) -> None:
         self.uuid, self.name, self.id, self._state = uuid, uuid[:2], 7, state
-        self.started = False
+        self.started = self.left = False
 
     def state(self) -> str:
         return self._state
 
     def job(self) -> str:
         return ""
+
+    def ended_on_purpose(self) -> bool:
+        return self.left
 
     def start(self) -> None:
         self.started = True
@@ -201,6 +206,21 @@ def test_vms_that_a_killed_agent_had_paused_go_on_where_they_are(scene: Scene) -
     assert open_journal(scene.config.state_dir).state == "none"
 
 
+def test_vms_go_on_even_when_there_is_no_room_to_say_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uuid in (WEB, DB):
+        scene.journal.record("vm_paused", uuid=uuid, was_paused=False)
+    scene.guests = [Guest(DB, "paused"), Guest(WEB, "paused")]
+
+    def no_room(_journal: Journal, _event: str, **_fields: Any) -> None:
+        raise HoldfastError("cannot write journal.jsonl: No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "record", no_room)
+        with pytest.raises(HoldfastError, match="No space left"):
+            scene.recover()
+    assert [deed for deed in scene.deeds if deed.startswith("go on")] == ["go on 11", "go on 22"]
+
+
 def test_a_vm_that_was_saved_but_not_on_record_is_restored_from_that(scene: Scene) -> None:
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
     scene.guests, scene.whole = [Guest(DB, "running")], {WEB}
@@ -218,6 +238,20 @@ def test_a_vm_whose_qemu_died_is_lost_by_name_and_the_others_go_on(scene: Scene)
     # Its policy lets it start afresh.
     assert (journal.state, states(journal)) == ("aborted", {"db": "resumed", "web": "restarted"})
     assert scene.defined[0].started
+
+
+def test_a_vm_that_somebody_moved_away_is_not_started_a_second_time(scene: Scene) -> None:
+    """Its policy would let it start afresh; but it may run on another host by now."""
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.guests, scene.defined = [Guest(DB, "running")], [Guest(WEB, "shutoff")]
+    scene.defined[0].id, scene.defined[0].left = -1, True
+    journal = scene.recover()
+    assert (journal.state, states(journal)) == ("aborted", {"db": "pending", "web": "lost"})
+    assert "moved it away" in journal.vm(WEB)["error"]
+    # Not by a later look, either, and neither by autostart.
+    scene.recover()
+    assert not journal.vm(WEB)["may_restart"]
+    assert not scene.defined[0].started
 
 
 def test_a_state_that_was_used_is_not_used_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _attach(_options: argparse.Namespace) -> None:
-    from . import attach, fallback, kvm
+    from . import attach, fallback, kvm, metrics
 
     config = configuration.load()
     try:
@@ -62,6 +62,9 @@ def _attach(_options: argparse.Namespace) -> None:
         kvm.make_ready()
     except CommandFailed as exc:  # the pool is what this command is for; libvirt will say that KVM is absent
         print(f"holdfast: KVM is not ready: {exc}", file=sys.stderr)
+    # With a generation in flight VMs wait to be restored, and recover publishes after that.
+    if boot is attach.Boot.ORDINARY:
+        metrics.publish(config)
 
 
 def _guard(_options: argparse.Namespace) -> None:
@@ -71,17 +74,19 @@ def _guard(_options: argparse.Namespace) -> None:
 
 
 def _recover(_options: argparse.Namespace) -> None:
-    from . import recover, turn
+    from . import metrics, recover, turn
 
-    with turn.taken():
-        print(recover.recover(configuration.load()))
+    config = configuration.load()
+    with turn.taken(), metrics.published_after(config):
+        print(recover.recover(config))
 
 
 def _give_up(options: argparse.Namespace) -> None:
-    from . import recover, turn
+    from . import metrics, recover, turn
 
-    with turn.taken():
-        print(recover.give_up(configuration.load(), options.names))
+    config = configuration.load()
+    with turn.taken(), metrics.published_after(config):
+        print(recover.give_up(config, options.names))
 
 
 def _live_update(_options: argparse.Namespace) -> None:

@@ -257,6 +257,12 @@ def vm_facts(hypervisor: Hypervisor, config: Config) -> Tuple[VmFacts, ...]:
     return tuple(_vm(one, config) for one in sorted(hypervisor.domains(), key=lambda entry: entry.name))
 
 
+def listed_vms(hypervisor: Hypervisor) -> Tuple[VmFacts, ...]:
+    """Every VM by name, as far as a connection from elsewhere shows it that may only read. Raises VmError, BadInput."""
+    domains = sorted(hypervisor.domains(), key=lambda entry: entry.name)
+    return tuple(domain.vm_facts(one.xml(), state=one.state(), domain_id=one.id) for one in domains)
+
+
 def _vm(one: Domain, config: Config) -> VmFacts:
     state, persistent = one.state(), one.persistent()
     facts = domain.vm_facts(

@@ -15,6 +15,8 @@ from .facts import Region
 
 CONFIG = Path("/etc/holdfast/agent.json")
 RUN_DIR = Path("/run/holdfast")
+# Where Debian's prometheus-node-exporter looks for text files.
+METRICS_DIR = Path("/var/lib/prometheus/node-exporter")
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,14 @@ class PoolConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """``state_dir`` holds the journal; it is on a disk, the pool is not. ``pool`` is None before ``prepare``."""
+    """``state_dir`` holds the journal; it is on a disk, the pool is not. ``pool`` is None before ``prepare``.
+
+    ``metrics_dir`` gets the metrics, if it is there; None for no metrics at all.
+    """
 
     pool: Optional[PoolConfig] = None
     state_dir: Path = Path("/var/lib/holdfast")
+    metrics_dir: Optional[Path] = METRICS_DIR
 
     @property
     def required_pool(self) -> PoolConfig:
@@ -59,11 +65,17 @@ def load(path: Path = CONFIG) -> Config:
         return Config(
             PoolConfig(pool["kind"], pool["device"], Path(pool["mount_point"]), regions),
             Path(raw.get("state_dir", "/var/lib/holdfast")),
+            directory_or_none(raw.get("metrics_dir", str(METRICS_DIR))),
         )
     except FileNotFoundError:
         return Config()
     except (KeyError, TypeError, ValueError) as exc:
         raise HoldfastError(f"{path} cannot be understood: {exc!r}", "run the prepare playbook again") from exc
+
+
+def directory_or_none(text: str) -> Optional[Path]:
+    """A directory as a person names it; empty for none."""
+    return Path(text) if text else None
 
 
 def text_of(config: Config) -> str:
@@ -72,6 +84,7 @@ def text_of(config: Config) -> str:
     raw = {
         "version": 1,
         "state_dir": str(config.state_dir),
+        "metrics_dir": str(config.metrics_dir or ""),
         "pool": pool
         and {
             "kind": pool.kind,

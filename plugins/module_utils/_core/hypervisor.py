@@ -18,6 +18,8 @@ except ImportError:  # on a controller without the binding, or where only the pu
 
 URI = "qemu:///system"
 RETRY_S = 0.5
+# Why a VM is off (virDomainShutoffReason): it was shut down, destroyed, migrated away, saved.
+ENDED_ON_PURPOSE = (1, 2, 4, 5)
 STATES = {0: "nostate", 1: "running", 2: "blocked", 3: "paused", 4: "shutdown", 5: "shutoff", 6: "crashed"}
 
 
@@ -43,6 +45,11 @@ class Domain:
     def state(self) -> str:
         """``running``, ``paused``, ``shutoff``, …"""
         return STATES.get(self._call("read its state", "state")[0], "unknown")
+
+    def ended_on_purpose(self) -> bool:
+        """Whether it is off, and because somebody wanted it; not when its QEMU crashed, or nobody knows."""
+        state, reason = self._call("read its state", "state")[:2]
+        return STATES.get(state) == "shutoff" and reason in ENDED_ON_PURPOSE
 
     def xml(self) -> str:
         """Definition of the running VM, or the stored one when it is off."""
@@ -150,11 +157,24 @@ class Hypervisor:
 @contextmanager
 def connect(uri: str = URI) -> Iterator[Hypervisor]:
     """Connect to libvirt; waits for a daemon that systemd is still starting. Raises HoldfastError."""
+    with _opened(uri, "open") as hypervisor:
+        yield hypervisor
+
+
+@contextmanager
+def look(uri: str) -> Iterator[Hypervisor]:
+    """Connect to libvirt, here or elsewhere, to read only. Raises HoldfastError."""
+    with _opened(uri, "openReadOnly") as hypervisor:
+        yield hypervisor
+
+
+@contextmanager
+def _opened(uri: str, method: str) -> Iterator[Hypervisor]:
     if libvirt is None:
         raise HoldfastError("Python's libvirt binding is not installed", "install the package python3-libvirt")
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     try:
-        connection = libvirt.open(uri)
+        connection = getattr(libvirt, method)(uri)
     except libvirt.libvirtError as exc:
         hint = "start libvirt's daemon; a host without libvirt and QEMU is no hypervisor"
         raise HoldfastError(f"libvirt does not answer at {uri}: {exc}", hint) from exc

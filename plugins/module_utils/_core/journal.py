@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from . import durable
-from .errors import JournalError
+from .errors import HoldfastError, JournalError
 
 NAME = "journal.jsonl"
 TERMINAL = ("restored", "aborted", "failed")
@@ -61,6 +61,8 @@ VM_STATES = {
 HELD = ("suspended", "failed")
 # A VM in one of these states is not where it belongs yet.
 OPEN = ("paused", "resuming", *HELD)
+# Unless a live update is at work, a VM in one of these states waits for somebody.
+WAITING = (*OPEN, "lost")
 
 
 class Journal:
@@ -104,7 +106,7 @@ class Journal:
     @property
     def is_settled(self) -> bool:
         """Whether nothing of this generation waits for anybody: it ended, and no VM is held, adrift or lost."""
-        return self.state in TERMINAL and not any(vm["state"] in (*OPEN, "lost") for vm in self.vms)
+        return self.state in TERMINAL and not any(vm["state"] in WAITING for vm in self.vms)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -128,8 +130,7 @@ class Journal:
             entry = {"event": event, "at": time.time(), **fields}
             self._check(entry)
             text = json.dumps(entry, sort_keys=True)
-            self._drop_cut_off_line()
-            durable.append_line(self.path, f"{_sum(text)} {text}")
+            self._append(f"{_sum(text)} {text}")
             self._fold(entry)
 
     def archive(self) -> None:
@@ -137,6 +138,16 @@ class Journal:
         if self.state not in TERMINAL:
             raise JournalError(f"generation {self.generation} is {self.state}, not finished")
         durable.move(self.path, self.path.parent / "history" / f"{self.generation}.jsonl")
+
+    def _append(self, line: str) -> None:
+        """Add a line; what a full disk let through of it is dropped before the next one."""
+        self._drop_cut_off_line()
+        whole_bytes = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            durable.append_line(self.path, line)
+        except HoldfastError:
+            self._whole_bytes = whole_bytes if self.path.exists() else None
+            raise
 
     def _drop_cut_off_line(self) -> None:
         if self._whole_bytes is not None:
@@ -168,6 +179,8 @@ class Journal:
         elif event in TRANSITIONS:
             _fold_host(self.view, entry)
             self.view["state"] = TRANSITIONS[event][1]
+            if self.state in TERMINAL:
+                self.view["ended_at"] = entry["at"]
         self.view["updated_at"] = entry["at"]
 
 

@@ -51,9 +51,12 @@ def core_sources(package: ModuleType) -> dict[str, bytes]:
     return sources
 
 
-def version_of(sources: Mapping[str, bytes]) -> str:
-    """Twelve hexadecimal digits that change with any source, and with this Python's byte code."""
-    digest = hashlib.sha256(importlib.util.MAGIC_NUMBER + SHEBANG)
+def version_of(sources: Mapping[str, bytes], magic: bytes = importlib.util.MAGIC_NUMBER) -> str:
+    """Twelve hexadecimal digits that change with any source, and with the byte code of the Python that packs them.
+
+    ``magic`` is the number of that byte code, of this Python unless said otherwise.
+    """
+    digest = hashlib.sha256(magic + SHEBANG)
     for name, source in sorted(_members(sources).items()):
         digest.update(f"{name} {len(source)}\n".encode() + source)
     return digest.hexdigest()[:12]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, Dict, List
 
@@ -145,11 +146,23 @@ def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str
         elif step is Step.RESTORE_ANEW:
             verify(pool, vm)
             hypervisor.domain(vm["uuid"]).destroy()
-        elif step in (Step.LOST, Step.CONTRADICTION):
-            event = "vm_lost" if step is Step.LOST else "vm_failed"
-            journal.record(event, uuid=vm["uuid"], error=step.value)
+        elif step is Step.LOST:
+            journal.record("vm_lost", uuid=vm["uuid"], error=step.value)
+        elif step is Step.LEFT:
+            # It may run elsewhere by now: whatever its policy says, no second one is started here.
+            journal.record("vm_lost", uuid=vm["uuid"], error=step.value, may_restart=False)
+        elif step is Step.CONTRADICTION:
+            journal.record("vm_failed", uuid=vm["uuid"], error=step.value)
     except HoldfastError as exc:
-        journal.record("warning", text=str(exc))
+        _warn(journal, str(exc))
+
+
+def _warn(journal: Journal, text: str) -> None:
+    """On record, or in the unit's log when there is no room: a full disk must not keep the next VM paused."""
+    try:
+        journal.record("warning", text=text)
+    except HoldfastError:
+        print(f"holdfast: {text}", file=sys.stderr, flush=True)
 
 
 def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Step:
@@ -166,8 +179,16 @@ def _sighting(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Sightin
     domain = next((one for one in hypervisor.running() if one.uuid == vm["uuid"]), None)
     whole = saveimage.is_whole(suspending.state_path(pool, vm["uuid"]))
     if domain is None:
-        return Sighting(vm["state"], state_whole=whole)
+        unsaved = vm["state"] == "paused" and not whole
+        return Sighting(vm["state"], state_whole=whole, left=unsaved and _ended_on_purpose(hypervisor, vm["uuid"]))
     return Sighting(vm["state"], domain.state(), bool(domain.job()), whole)
+
+
+def _ended_on_purpose(hypervisor: Hypervisor, uuid: str) -> bool:
+    try:
+        return hypervisor.domain(uuid).ended_on_purpose()
+    except VmError:  # its definition is gone as well, and with it the reason
+        return False
 
 
 def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:

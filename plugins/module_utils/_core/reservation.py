@@ -41,6 +41,7 @@ class Wish:
     host_reserve_bytes: Optional[int] = None
     device: str = "/dev/pmem0"
     crash_kernel: str = crash_area.AUTO
+    metrics_dir: Optional[Path] = configuration.METRICS_DIR
 
 
 def read_files() -> Files:
@@ -63,7 +64,7 @@ def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Co
     else:
         chosen = regions.choose(firmware, wish.regions, host_reserve_bytes=wish.host_reserve_bytes)
     pool = PoolConfig("fsdax", wish.device, current.state_dir / "pool", chosen)
-    return replace(current, pool=pool)
+    return replace(current, pool=pool, metrics_dir=wish.metrics_dir)
 
 
 def wanted_crash_area(files: Files, config: Config, firmware: Sequence[Region], wish: Wish) -> CrashArea:

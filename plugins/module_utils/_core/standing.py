@@ -26,16 +26,21 @@ class Step(Enum):
     RESTORE_ANEW = "a QEMU was started for it and never took its state"
     CONTRADICTION = "it runs although its saved state was never used"
     LOST = "neither a QEMU nor a whole saved state is left of it"
+    LEFT = "somebody else shut it off, saved it or moved it away before it was saved; it is not started here by itself"
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """One VM: the journal's word for it, libvirt's (empty without a QEMU), a job under way, a whole state file."""
+    """One VM: the journal's word for it, libvirt's (empty without a QEMU), a job under way, a whole state file.
+
+    ``left``: libvirt says that its QEMU ended because somebody wanted that.
+    """
 
     recorded: str
     domain: str = ""
     busy: bool = False
     state_whole: bool = False
+    left: bool = False
 
 
 def step_for(seen: Sighting) -> Step:
@@ -54,7 +59,7 @@ def _paused(seen: Sighting) -> Step:
     if seen.busy:
         return Step.WAIT
     if not seen.domain:
-        return Step.NOTE_SAVED if seen.state_whole else Step.LOST
+        return Step.NOTE_SAVED if seen.state_whole else Step.LEFT if seen.left else Step.LOST
     return Step.GO_ON if seen.domain == "paused" else Step.NOTE_RUNNING
 
 

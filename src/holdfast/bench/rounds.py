@@ -33,7 +33,6 @@ HOST_OWN_MIB = 3072
 POOL_STEP_MIB = 512
 # One request's worth: emulated, a guest writes some 15 MiB a second.
 FILL_STEP_MIB = 512
-CPUS = 2
 GUEST_LIMIT_S = 600.0
 # Hosts that one run may use up: emulated ones sometimes break down.
 ATTEMPTS = 3
@@ -185,7 +184,7 @@ def _rig(plan: Plan) -> Iterator[Rig]:
     folder.mkdir(exist_ok=True)
     down(folder)  # what an interrupted run left behind
     try:
-        lab = up(folder, Wish(ram_mib=plan.host_mib, cpus=CPUS, guests=(plan.guest,)))
+        lab = up(folder, Wish(ram_mib=plan.host_mib, guests=(plan.guest,)))
         rig = Rig(lab.host("hv1"), plan.guest)
         with step("hv1: prepared"):
             _prepare(plan, lab)
@@ -216,7 +215,7 @@ def describe(plan: Plan, rig: Rig) -> dict[str, Any]:
     engine = emulator.accelerator()
     return {
         "accelerator": {"name": engine.name, "why": engine.why},
-        "host": {"ram_mib": plan.host_mib, "cpus": CPUS, "pool_mib": plan.pool_mib, "cmdline": cmdline},
+        "host": {"ram_mib": plan.host_mib, "cpus": rig.host.cpus, "pool_mib": plan.pool_mib, "cmdline": cmdline},
         "guest": {"ram_mib": plan.guest.ram_mib, "cpus": 1},
         "kernel": kernel,
         "qemu": qemu,

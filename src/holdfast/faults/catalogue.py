@@ -12,11 +12,15 @@ from enum import StrEnum
 from ..lab.guests.definitions import GUESTS
 
 UUID = {guest.name: guest.uuid for guest in GUESTS}
-DB, TICK = "db1", "tick1"
+DB, UEFI, TICK = "db1", "uefi1", "tick1"
 VAULT = "/var/lib/holdfast/pool/holdfast"
 KILL_AGENT = "kill -KILL $AGENT"
 KILL_LIBVIRTD = "kill -KILL $(pidof libvirtd)"
 JOURNAL = "/var/lib/holdfast/journal.jsonl"
+RESET = "echo b > /proc/sysrq-trigger"
+PANIC = "echo c > /proc/sysrq-trigger"
+# What a controller ends with whose process was killed, and what `holdfast` ends with (see `holdfast --help`).
+KILLED, DONE, HOST_FAILED, REFUSED, LOCKED = -9, 0, 2, 3, 5
 
 
 class Ending(StrEnum):
@@ -34,6 +38,20 @@ class Fate(StrEnum):
 
     CARRIED_ON = "carried on"
     STARTED_AFRESH = "started afresh"
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Controllers:
+    """Real controllers (``holdfast upgrade``) that ask for the live update, all at the same time.
+
+    ``killed``: the only one is killed at the fault's event. ``exits``: what they may end with, each possibility in
+    ascending order. When the host is at rest, ``holdfast recover`` and the same upgrade again have to find all done.
+    """
+
+    count: int = 1
+    killed: bool = False
+    exits: tuple[tuple[int, ...], ...] = ((DONE,),)
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,9 @@ class Fault:
 
     ``event``: the event of the journal at which the ``deed`` (a shell script on the host) is done; empty: before the
     live update is asked for. ``mend``: what the operator does afterwards, before ``recover``. ``given_up``: VMs that
-    the operator gives up then. ``fates``: VMs that do not carry on. ``limits``: fields of the request.
+    the operator gives up then. ``fates``: VMs that do not carry on. ``limits``: fields of the request, which is put to
+    the agent directly unless there are ``controllers``. ``reset_after_s``: after so many seconds without an answer
+    somebody switches the host off and on. ``ram_survives``: that of every VM, and what else belongs to it; ``why`` not.
     """
 
     name: str
@@ -56,6 +76,9 @@ class Fault:
     limits: Mapping[str, object] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     ram_survives: bool = True
+    controllers: Controllers | None = None
+    reset_after_s: float = 0.0
+    why: str = ""
 
     @property
     def needs_operator(self) -> bool:
@@ -73,13 +96,87 @@ def _kill(name: str, phase: str, event: str, end: Ending) -> Fault:
 def _harm(name: str, deed: str) -> Fault:
     """Something that belongs to one VM is damaged after the jump: it is kept, and in the end given up."""
     fates = {TICK: Fate.STARTED_AFRESH}
-    return Fault(name, "restore", "attached", deed, (Ending.FAILED,), given_up=(TICK,), fates=fates)
+    why = "what was saved of this VM is damaged, which is found before it runs; only its disk is left"
+    return Fault(
+        name,
+        "restore",
+        "attached",
+        deed,
+        (Ending.FAILED,),
+        given_up=(TICK,),
+        fates=fates,
+        ram_survives=False,
+        why=why,
+    )
 
 
+def _lost(name: str, phase: str, event: str, deed: str, why: str, reset_after_s: float = 0.0) -> Fault:
+    """The host starts anew by its firmware: all RAM is gone, and a VM whose policy does not say more waits."""
+    return Fault(
+        name,
+        phase,
+        event,
+        deed,
+        (Ending.FAILED,),
+        given_up=tuple(guest.name for guest in GUESTS if guest.name not in MAY_RESTART),
+        fates={guest.name: Fate.STARTED_AFRESH for guest in GUESTS},
+        ram_survives=False,
+        reset_after_s=reset_after_s,
+        why=why,
+    )
+
+
+def _gone(name: str, phase: str, event: str) -> Fault:
+    return _lost(name, phase, event, RESET, "a reset through the firmware loses what is in RAM")
+
+
+def _crash(name: str, phase: str, event: str, deed: str) -> Fault:
+    """The new kernel ends before a VM was resumed: the old one takes over as crash kernel."""
+    return Fault(name, phase, event, deed, (Ending.FELL_BACK,), limits={"deadline_s": CRASH_DEADLINE_S})
+
+
+def _controller_killed(phase: str, event: str) -> Fault:
+    asked = Controllers(killed=True, exits=((KILLED,),))
+    return Fault(f"controller killed, phase {phase}", phase, event, "", (Ending.UPGRADED,), controllers=asked)
+
+
+def _ssh_cut(phase: str, event: str, exits: tuple[tuple[int, ...], ...] = ((DONE,),)) -> Fault:
+    asked = Controllers(exits=exits)
+    return Fault(f"SSH cut, phase {phase}", phase, event, CUT, (Ending.UPGRADED,), controllers=asked)
+
+
+# After a loss this VM may be started afresh by itself; the others wait for a person.
+MAY_RESTART = (TICK,)
 FLIP = "import sys; f = open(sys.argv[1], 'r+b'); f.seek(%d); b = f.read(1)[0]; f.seek(%d); f.write(bytes([b ^ 1]))"
 BREAK_KEXEC = "printf '#!/bin/sh\\nexit 1\\n' > /root/no-kexec && chmod 755 /root/no-kexec && "
 BREAK_KEXEC += "mount --bind /root/no-kexec /usr/sbin/kexec"
 QEMU = "/usr/bin/qemu-system-x86_64"
+FLIP_JOURNAL = f'python3 -c "{FLIP % (100, 100)}" {JOURNAL}'
+# The agent at work cannot make the journal longer, as if its disk were full. Guests have their disks there, too.
+FILL_JOURNAL = f"for pid in $AGENT; do prlimit --pid $pid --fsize=$(stat -c %s {JOURNAL}); done"
+FORGET_POOL = "sed 's/memmap=[^ ]*//' /proc/cmdline > /root/cmdline && mount --bind /root/cmdline /proc/cmdline"
+# The kernel skips zeros in front of an archive, finds none, and so no driver for its disk.
+EMPTY_INITRD = "truncate -s 1M /root/initrd && mount --bind /root/initrd /boot/initrd.img-$(uname -r)"
+# The guard is complete when an oops would be a panic: then the crash kernel is loaded, and the timer runs.
+GUARDED = "until [ $(cat /proc/sys/kernel/panic_on_oops) = 1 ]; do sleep 0.1; done"
+# Of the whole start of the new kernel, which takes 30 to 120 s under emulation.
+CRASH_DEADLINE_S = 150
+ONE_MORE = """virsh -q create /dev/stdin <<'END'
+<domain type='kvm'><name>extra1</name><memory unit='MiB'>32</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os></domain>
+END
+"""
+AWAY = "/var/lib/libvirt/images/away.save"
+CABLE_MENDED = "while ip rule del priority 1 2>/dev/null; do :; done"
+# As a broken cable: nobody is told, old connections and new ones just get no answer. Guests are behind the same cable,
+# but on the bridge, so theirs hold. Again and again, because the host's network may only be coming up.
+OUTSIDE = "10.0.2.2"
+# A rule, not a route, which would keep the default route from being set.
+CUT = f"""for second in $(seq 30); do
+ip rule add to {OUTSIDE} priority 1 blackhole 2>/dev/null; sleep 1
+done
+{CABLE_MENDED}
+"""
 
 BEFORE_THE_JUMP = (
     _kill("while the new kernel is loaded", "load", "phase_begin load", Ending.ABORTED),
@@ -95,6 +192,8 @@ BEFORE_THE_JUMP = (
         f"kill -KILL $(pgrep -f guest={TICK},)",
         (Ending.ABORTED,),
         fates={TICK: Fate.STARTED_AFRESH},
+        ram_survives=False,
+        why="a VM whose QEMU is killed ends, as it does at any other time",
     ),
     Fault(
         "no room for state files",
@@ -104,10 +203,55 @@ BEFORE_THE_JUMP = (
         (Ending.ABORTED,),
         mend="rm /var/lib/holdfast/pool/full",
     ),
+    Fault("no more room for the journal", "suspend", f"vm_paused {UUID[TICK]}", FILL_JOURNAL, (Ending.ABORTED,)),
     Fault("kexec refuses the kernel", "load", "", BREAK_KEXEC, (Ending.ABORTED,), mend="umount /usr/sbin/kexec"),
     Fault("the loaded kernel is unloaded", "jump", "suspending", "kexec -s -u", (Ending.ABORTED,)),
     Fault("suspending takes too long", "suspend", "", "true", (Ending.ABORTED,), limits={"deadline_s": 0.5}),
     Fault("a VM that the plan does not know", "preflight", "", "true", (Ending.REFUSED,), unknown=(TICK,)),
+    Fault(
+        "a VM is started after preflight",
+        "load",
+        "phase_begin load",
+        ONE_MORE,
+        (Ending.ABORTED,),
+        mend="virsh -q destroy extra1 || true",
+    ),
+    Fault(
+        "a VM is destroyed after preflight",
+        "load",
+        "phase_begin load",
+        f"virsh -q destroy {TICK}",
+        (Ending.ABORTED,),
+        given_up=(TICK,),
+        fates={TICK: Fate.STARTED_AFRESH},
+        ram_survives=False,
+        why="somebody ended this VM, so it is started again only when somebody says so",
+    ),
+    Fault(
+        # To libvirt this is what a live migration is: a job, and then the VM is somewhere else.
+        "a VM is saved away after preflight",
+        "load",
+        "phase_begin load",
+        f"virsh -q save {TICK} {AWAY}",
+        (Ending.ABORTED,),
+        mend=f"holdfast-agent give-up {TICK}; virsh -q restore {AWAY}; rm {AWAY}",
+    ),
+    Fault(
+        "the pool is missing from the command line",
+        "load",
+        "",
+        FORGET_POOL,
+        (Ending.ABORTED,),
+        mend="umount /proc/cmdline",
+    ),
+    Fault(
+        "the journal damaged before the jump",
+        "suspend",
+        f"vm_paused {UUID[TICK]}",
+        FLIP_JOURNAL,
+        (Ending.UPGRADED,),
+        mend=FLIP_JOURNAL,
+    ),
 )
 AFTER_THE_JUMP = (
     _kill("while the pool is attached", "attach", "arrived", Ending.UPGRADED),
@@ -124,9 +268,9 @@ AFTER_THE_JUMP = (
         "the journal damaged",
         "restore",
         "attached",
-        f"cp {JOURNAL} /root/journal && sed -i 's/vm_paused/vm_pausex/' {JOURNAL}",
+        FLIP_JOURNAL,
         (Ending.UPGRADED,),
-        mend=f"cp /root/journal {JOURNAL}",
+        mend=FLIP_JOURNAL,
     ),
     Fault(
         "the new kernel is found unfit",
@@ -144,27 +288,42 @@ AFTER_THE_JUMP = (
         (Ending.FELL_BACK,),
         mend=f"chmod 755 {QEMU}; systemctl restart libvirtd",
     ),
-    Fault(
-        "power lost while all VMs are suspended",
+    _crash("the new kernel panics early", "attach", "arrived", f"{GUARDED}; {PANIC}"),
+    _crash("the new kernel panics late", "restore", "restoring", PANIC),
+    _crash("the new kernel hangs", "attach", "arrived", f"{GUARDED}; kill -STOP $AGENT"),
+    _gone("power lost while VMs are paused", "suspend", f"vm_paused {UUID[TICK]}"),
+    _gone("power lost while all VMs are suspended", "jump", "suspended"),
+    _gone("power lost after the jump, before any restore", "attach", "attached"),
+    _gone("power lost when one VM was resumed", "restore", f"vm_resumed {UUID[DB]}"),
+    _lost(
+        "the new kernel has a wrong initrd",
         "jump",
-        "suspended",
-        "echo b > /proc/sysrq-trigger",
-        (Ending.FAILED,),
-        given_up=(DB,),
-        fates={DB: Fate.STARTED_AFRESH, TICK: Fate.STARTED_AFRESH},
-        ram_survives=False,
-    ),
-    Fault(
-        "power lost while VMs are paused",
-        "suspend",
-        f"vm_paused {UUID[TICK]}",
-        "echo b > /proc/sysrq-trigger",
-        (Ending.FAILED,),
-        given_up=(DB,),
-        fates={DB: Fate.STARTED_AFRESH, TICK: Fate.STARTED_AFRESH},
-        ram_survives=False,
+        "",
+        EMPTY_INITRD,
+        "the new kernel finds no disk, so nothing of ours runs in it; only a reset through the firmware ends that",
+        reset_after_s=300.0,
     ),
 )
-FAULTS = (*BEFORE_THE_JUMP, *AFTER_THE_JUMP)
-# After a loss this VM may be started afresh by itself; the other one waits for a person.
-MAY_RESTART = (TICK,)
+# In each phase. A connection that is cut while the request is being handed over fails the controller, not the host.
+CONTROLLERS = (
+    _controller_killed("load", "phase_begin load"),
+    _controller_killed("suspend", f"vm_paused {UUID[TICK]}"),
+    _controller_killed("jump", "jumping"),
+    _controller_killed("attach", "arrived"),
+    _controller_killed("restore", f"vm_verified {UUID[DB]}"),
+    _ssh_cut("load", "phase_begin load", ((DONE,), (HOST_FAILED,))),
+    _ssh_cut("suspend", f"vm_paused {UUID[TICK]}"),
+    _ssh_cut("jump", "jumping"),
+    _ssh_cut("attach", "arrived"),
+    _ssh_cut("restore", f"vm_verified {UUID[DB]}"),
+    Fault(
+        "two controllers at once",
+        "any",
+        "",
+        "true",
+        (Ending.UPGRADED,),
+        controllers=Controllers(count=2, exits=((DONE, HOST_FAILED), (DONE, REFUSED), (DONE, LOCKED))),
+    ),
+)
+# Those with controllers come last: they install a second kernel, and the others are meant for a host that has one.
+FAULTS = (*BEFORE_THE_JUMP, *AFTER_THE_JUMP, *CONTROLLERS)

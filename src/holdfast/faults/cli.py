@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
@@ -22,24 +23,38 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     faults.add_argument("--only", action="append", default=[], metavar="TEXT", help="faults whose name contains TEXT")
     faults.add_argument("--kills", type=int, default=0, metavar="N", help="kill the agent N times at random moments")
     faults.add_argument("--seed", type=int, default=1, metavar="N", help="of the random moments (default 1)")
+    faults.add_argument("--minutes", type=float, default=math.inf, metavar="N", help="begin no fault after N minutes")
+    faults.add_argument(
+        "--again", action="store_true", help="also those that an earlier run in DIR has found to be as they have to be"
+    )
     faults.add_argument("--list", action="store_true", help="name the faults and end")
     faults.set_defaults(func=_faults)
 
 
 def _faults(options: argparse.Namespace) -> int:
     try:
-        from . import table
+        from . import matrix, table
         from .catalogue import FAULTS
-        from .matrix import run_matrix
+        from .record import Record
     except ModuleNotFoundError as exc:
         raise BadInput(f"the fault matrix needs {exc.name}", "pip install 'holdfast[lab]'") from exc
     chosen = [fault for fault in FAULTS if not options.only or any(text in fault.name for text in options.only)]
-    if options.list:
-        print("\n".join(fault.name for fault in chosen))
-        return 0
-    if not chosen and not options.kills:
+    planned = matrix.plan(chosen, options.kills, options.seed)
+    if not planned:
         raise BadInput(f"no fault's name contains {' or '.join(options.only)}", "see holdfast faults --list")
-    rows = run_matrix(options.output.absolute(), chosen, options.kills, options.seed)
-    print(table.text(rows))
-    print(f"{options.output}/faults.json, seed {options.seed}")
-    return FAILED if any(row.trouble for row in rows) else 0
+    if options.list:
+        print("\n".join(one.fault.name for one in planned))
+        return 0
+    folder = options.output.absolute()
+    record = Record.load(folder / "faults.json")
+    wanted = [one for one in planned if options.again or not record.is_done(one.fault.name)]
+    seed = f", random moments of seed {options.seed}" if options.kills else ""
+    print(f"{len(wanted)} faults, {len(planned) - len(wanted)} are done already{seed}", flush=True)
+    left = matrix.run_matrix(folder, wanted, record, options.minutes * 60)
+    (folder / "faults.md").write_text(f"{table.text(record.rows)}\n\n{table.notes(record.rows)}\n")
+    rows = [row for row in record.rows if row.name in {one.fault.name for one in planned}]
+    print(f"{table.text(rows)}\n{options.output}/faults.json{seed}")
+    for why, names in (("the emulator broke down", left.given_up), ("the time is over", left.not_begun)):
+        if names:
+            print(f"not judged, {why}: {'; '.join(names)}")
+    return FAILED if left.given_up or not all(row.is_right for row in rows) else 0

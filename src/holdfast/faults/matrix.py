@@ -5,89 +5,135 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from redis import RedisError
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 
 from ..command import run, step
 from ..lab import scene
 from ..lab.guests.definitions import GUESTS, GuestSpec
-from ..lab.guests.observer import compare
+from ..lab.guests.observer import Snapshot, compare
 from ..lab.hosts import Host, Lab, emulator_failed, guest_was_mixed_up
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
-from . import strike
+from . import controller, strike
 from .catalogue import KILL_AGENT, Ending, Fate, Fault
+from .record import BROKEN_OFF, Record, Row
 
 # The longest that a live update takes on an emulated host, from its request to its end: when random kills may come.
-RANDOM_SPAN_S = 60.0
-HOSTS_AT_MOST = 4
+RANDOM_SPAN_S = 120.0
+# How often one fault is tried when the emulator breaks down, and how many hosts may break down in a row.
+TRIES = 3
+HOSTS_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one fault did. ``vms``: name to fate; ``trouble``: everything that is not as it has to be."""
+class Planned:
+    """A fault; ``at``: seconds from the request to its deed, where it has no event."""
 
-    name: str
-    phase: str
-    ram_survives: bool
-    outcome: str
-    vms: dict[str, str]
-    vms_lost: int
-    vms_run_twice: int
-    seconds_to_service: float
-    operator: bool
+    fault: Fault
+    at: float | None = None
+
+
+@dataclass(frozen=True)
+class Played:
+    """A fault that was let happen. ``host`` as it is on record now: it may have been switched off and on."""
+
+    host: Host
+    found: Ending
+    reason: str = ""
     trouble: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Names of the faults without a row of this run: given up because of the emulator, and for want of time."""
+
+    given_up: tuple[str, ...] = ()
+    not_begun: tuple[str, ...] = ()
 
 
 class EmulatorBroke(HoldfastError):
     """The emulation of the lab host broke down, by a fault of its own."""
 
 
-def run_matrix(folder: Path, faults: Sequence[Fault], kills: int = 0, seed: int = 0) -> list[Row]:
-    """Every fault, then ``kills`` random ones; writes faults.json after each. Raises HoldfastError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted: list[tuple[Fault, float | None]] = [(fault, None) for fault in faults]
-    wanted += [(random_kill(number, seed), delay) for number, delay in enumerate(delays(kills, seed), 1)]
-    rows: list[Row] = []
-    for _ in range(HOSTS_AT_MOST):
-        try:
-            with lab_host(folder / "lab") as host:
-                while len(rows) < len(wanted):
-                    rows.append(row := one(host, *wanted[len(rows)]))
-                    _write(folder / "faults.json", rows, seed)
-                    print(f"  {'ok ' if not row.trouble else 'BAD'} {row.outcome:10} {row.seconds_to_service:5.0f} s")
-                    for text in row.trouble:
-                        print(f"      {text}", flush=True)
-            return rows
-        except EmulatorBroke as exc:
-            print(f"  the emulator broke down, a known fault of it; on with a new host ({exc.message})", flush=True)
-    raise EmulatorBroke(f"the emulator broke down {HOSTS_AT_MOST} times", "see the lab's limits in docs/limits.md")
+def plan(faults: Sequence[Fault], kills: int, seed: int) -> list[Planned]:
+    """The faults in their order, then ``kills`` random ones, the same ones for the same seed. Pure."""
+    moments = enumerate(delays(kills, seed), 1)
+    return [*map(Planned, faults), *(Planned(random_kill(number, seed, at), at) for number, at in moments)]
 
 
 def delays(count: int, seed: int) -> list[float]:
-    """Seconds from the request to each random kill; the same for the same seed."""
+    """Seconds from the request to each random kill; the same for the same seed. Pure."""
     source = random.Random(seed)
     return [round(source.uniform(0, RANDOM_SPAN_S), 3) for _ in range(count)]
 
 
-def random_kill(number: int, seed: int) -> Fault:
+def random_kill(number: int, seed: int, at: float) -> Fault:
     """The agent is killed at a moment that nobody chose; whatever it was doing, every VM carries on."""
-    return Fault(
-        f"agent killed at random, {number} of seed {seed}", "any", "", KILL_AGENT, (Ending.ABORTED, Ending.UPGRADED)
-    )
+    name = f"agent killed at random, {number} of seed {seed}, {at:.3f} s after the request"
+    # Refused: killed before it had put anything on record.
+    return Fault(name, "any", "", KILL_AGENT, (Ending.ABORTED, Ending.UPGRADED, Ending.REFUSED))
+
+
+def run_matrix(folder: Path, planned: Sequence[Planned], record: Record, limit_s: float = math.inf) -> Unjudged:
+    """Let every fault happen, and record a row for each; begin none after ``limit_s``.
+
+    When the emulator breaks down, the fault is repeated on a fresh host, TRIES times at most. Raises HoldfastError
+    when no lab can be had; what was found until then is on record.
+    """
+    queue, deadline = deque(planned), time.monotonic() + limit_s
+    broke: Counter[str] = Counter()
+    given_up: list[str] = []
+    in_a_row = 0
+    while queue and time.monotonic() < deadline:
+        rows = record.written
+        try:
+            _until_host_is_spent(folder / "lab", queue, record, deadline)
+        except EmulatorBroke as exc:
+            in_a_row = 1 if record.written > rows else in_a_row + 1
+            name = queue[0].fault.name if queue else "its end"
+            broke[name] += 1
+            print(f"  the emulator broke down, a known fault of it, at '{name}': {_first_line(exc)}", flush=True)
+            if in_a_row >= HOSTS_IN_A_ROW:
+                raise
+            if queue and broke[name] >= TRIES:
+                given_up.append(queue.popleft().fault.name)
+    return Unjudged(tuple(given_up), tuple(one.fault.name for one in queue))
+
+
+def _until_host_is_spent(lab: Path, queue: deque[Planned], record: Record, deadline: float) -> None:
+    """Work on the queue on one host, until there is no more time or nobody knows any longer how the host stands."""
+    with lab_host(lab) as host:
+        while queue and time.monotonic() < deadline:
+            begun = time.monotonic()
+            row = attempt(host, queue[0])
+            queue.popleft()
+            record.add(row, time.monotonic() - begun, left=len(queue))
+            # It may have been switched off and on.
+            host = Lab.load(lab).host(host.name)
+            if row.outcome == BROKEN_OFF or (row.trouble and not is_sound(host)):
+                print("  the host is not as it was: on with a fresh one", flush=True)
+                return
 
 
 @contextmanager
 def lab_host(folder: Path) -> Iterator[Host]:
-    """A prepared lab host with all guests at work and the saboteur on it; taken down at the end."""
+    """A prepared lab host with all guests at work and the saboteur on it; taken down at the end.
+
+    Raises EmulatorBroke for whatever goes wrong while the emulator breaks down.
+    """
     down(folder)
     try:
         up(folder, Wish())
@@ -99,51 +145,131 @@ def lab_host(folder: Path) -> Iterator[Host]:
         strike.install(host)
         yield host
     except HoldfastError as exc:
-        if any(emulator_failed(host) or guest_was_mixed_up(host) for host in Lab.load(folder).hosts):
+        if any(map(broke_down, Lab.load(folder).hosts)):
             raise EmulatorBroke(exc.message, exc.hint) from exc
         raise
     finally:
         down(folder)
 
 
-def one(host: Host, fault: Fault, at: float | None = None) -> Row:
-    """Let one fault happen on a host with its guests at work and our saboteur installed, and judge it from outside."""
-    with step(f"{fault.name} ({fault.phase})"), scene.watched(host) as watch:
-        strike.arm(host, fault, at)
-        begun = time.monotonic()
-        generation = strike.begin(host, fault)
-        journal = strike.wait(host, generation)
-        found = strike.ending(journal, generation)
-        if fault.needs_operator:
-            strike.operate(host, fault)
-            last = strike.wait(host, generation)
-            found = strike.ending(last, generation) if fault.mend and last["state"] == "restored" else found
-        strike.disarm(host)
-        trouble = [] if found in fault.ends else [f"it ended as {found}: {journal.get('reason', '')}"]
-        twice = sum(_qemus(host, guest) > 1 for guest in GUESTS)
-        trouble += ["a VM runs twice"] if twice else []
-        vms = {}
+def broke_down(host: Host) -> bool:
+    """Whether the emulation is to blame for whatever is wrong with this host."""
+    return emulator_failed(host) or guest_was_mixed_up(host)
+
+
+def attempt(host: Host, planned: Planned) -> Row:
+    """One fault, and a row for it whatever happens, unless the emulator broke down. Raises EmulatorBroke then."""
+    try:
+        row = one(host, planned.fault, planned.at)
+    except (HoldfastError, RedisError, OSError, ValueError) as exc:
+        row = unfinished(planned.fault, exc)
+    now = Lab.load(Path(host.folder).parent).host(host.name)
+    if row.trouble and broke_down(now):
+        raise EmulatorBroke("; ".join(row.trouble))
+    return row
+
+
+def unfinished(fault: Fault, why: Exception) -> Row:
+    """The row of a fault whose end nobody saw. Pure."""
+    return Row(
+        fault.name,
+        fault.phase,
+        fault.ram_survives,
+        BROKEN_OFF,
+        vms={},
+        vms_lost=0,
+        vms_run_twice=0,
+        seconds_to_service=0.0,
+        operator=fault.needs_operator,
+        trouble=(f"{type(why).__name__}: {_first_line(why)}",),
+        why=fault.why,
+    )
+
+
+def is_sound(host: Host) -> bool:
+    """Whether another fault can be tried here: nothing is in flight, and every guest answers."""
+    try:
         for guest in GUESTS:
-            vms[guest.name], more = _fate(host, watch, guest)
-            trouble += more if fault.fate(guest.name) is Fate.CARRIED_ON else []
-            if vms[guest.name] != fault.fate(guest.name):
-                trouble.append(f"{guest.name} {vms[guest.name]}")
-        carried = [name for name, fate in vms.items() if fate is Fate.CARRIED_ON]
-        silences = [watch.so_far(name)[0].longest_gap_s for name in carried]
-        service = max(silences, default=time.monotonic() - begun)
-        trouble += [f"the journal is left open: {left}"] if (left := _open_state(host)) != "none" else []
-    lost = sum(fate is Fate.STARTED_AFRESH for fate in vms.values())
+            scene.witness(host, guest).wait(limit_s=5)
+        return _open_state(host) == "none"
+    except HoldfastError:
+        return False
+
+
+def one(host: Host, fault: Fault, at: float | None = None) -> Row:
+    """Let one fault happen on a host with its guests at work and our saboteur installed, and judge it from outside.
+
+    Raises HoldfastError when it has no end that could be judged.
+    """
+    with step(f"{fault.name} ({fault.phase})"), scene.watched(host) as watch:
+        begun = time.monotonic()
+        return _judged(_play(host, fault, at), fault, watch, begun)
+
+
+def _play(host: Host, fault: Fault, at: float | None) -> Played:
+    """The fault and everything that follows, until there is nothing more to do."""
+    if fault.controllers:
+        story = controller.play(host, fault, fault.controllers)
+        return Played(host, strike.ending(story.journal, story.generation), _why(story.journal), story.trouble)
+    strike.arm(host, fault, at)
+    generation = strike.begin(host, fault.unknown, fault.limits)
+    try:
+        journal = strike.wait(host, generation, fault.reset_after_s)
+    except strike.StaysAway:
+        host = strike.power_cycle(host)
+        journal = strike.wait(host, generation)
+    found = strike.ending(journal, generation)
+    if fault.needs_operator:
+        strike.operate(host, fault)
+        last = strike.wait(host, generation)
+        found = strike.ending(last, generation) if fault.mend and last["state"] == "restored" else found
+    strike.disarm(host)
+    return Played(host, found, _why(journal), tuple(strike.leave_crash_kernel(host)))
+
+
+def _why(journal: dict[str, Any]) -> str:
+    return str(journal.get("reason", ""))
+
+
+def _judged(played: Played, fault: Fault, watch: scene.Watch, begun: float) -> Row:
+    """Where everything is in the end, and what of it is not as it has to be."""
+    host, found = played.host, played.found
+    trouble = [*played.trouble, *([] if found in fault.ends else [f"it ended as {found}: {played.reason}"])]
+    vms: dict[str, Fate] = {}
+    for guest in GUESTS:
+        vms[guest.name], harm = _fate(host, watch, guest)
+        trouble += harm
+        if vms[guest.name] != fault.fate(guest.name):
+            trouble.append(f"{guest.name} {vms[guest.name]}")
+    twice = sum(_qemus(host, guest) > 1 for guest in GUESTS)
+    trouble += ["a VM runs twice"] if twice else []
+    carried = [name for name, fate in vms.items() if fate is Fate.CARRIED_ON]
+    service = max((watch.so_far(name)[0].longest_gap_s for name in carried), default=time.monotonic() - begun)
+    trouble += [f"the journal is left open: {left}"] if (left := _open_state(host)) != "none" else []
+    lost = sum(fate is not Fate.CARRIED_ON for fate in vms.values())
     told = {name: fate.value for name, fate in vms.items()}
     row = (fault.name, fault.phase, fault.ram_survives, found.value, told, lost, twice, round(service, 1))
-    return Row(*row, fault.needs_operator, tuple(trouble))
+    return Row(*row, fault.needs_operator, tuple(trouble), fault.why)
 
 
 def _fate(host: Host, watch: scene.Watch, guest: GuestSpec) -> tuple[Fate, list[str]]:
-    """What became of a guest, and what is wrong with it if it was to carry on."""
-    after = scene.witness(host, guest).wait(scene.GUEST_LIMIT_S)
-    if after["boot_id"] != watch.before[guest.name].boot_id:
-        return Fate.STARTED_AFRESH, []
-    return Fate.CARRIED_ON, compare(watch.before[guest.name], watch.look(guest))
+    """What became of a guest, and what is wrong with it: all of it if it carried on, else its disk."""
+    before = watch.before[guest.name]
+    try:
+        after = scene.wait_for_guest(host, guest)
+    except HoldfastError as exc:
+        return Fate.GONE, [f"{guest.name}: {_first_line(exc)}"]
+    if after["boot_id"] == before.boot_id:
+        return Fate.CARRIED_ON, compare(before, watch.look(guest))
+    return Fate.STARTED_AFRESH, disk_findings(before, scene.witness(host, guest).verify())
+
+
+def disk_findings(before: Snapshot, disk: Mapping[str, Any]) -> list[str]:
+    """What a guest that was started afresh has lost of what it had synced to its disk before. Pure."""
+    found = [f"{before.name}: disk: {error}" for error in disk["errors"]]
+    if disk["records"] < before.disk_records:
+        found.append(f"{before.name}: disk: {before.disk_records} records before, {disk['records']} after")
+    return found
 
 
 def _qemus(host: Host, guest: GuestSpec) -> int:
@@ -155,7 +281,5 @@ def _open_state(host: Host) -> str:
     return strike.ask(host, "test -e /var/lib/holdfast/journal.jsonl && echo open || echo none").strip()
 
 
-def _write(path: Path, rows: Sequence[Row], seed: int) -> None:
-    draft = path.with_suffix(".new")
-    draft.write_text(json.dumps({"seed": seed, "faults": [asdict(row) for row in rows]}, indent=1) + "\n")
-    draft.rename(path)
+def _first_line(exc: Exception) -> str:
+    return (str(exc).splitlines() or [""])[0]

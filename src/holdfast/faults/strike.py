@@ -9,26 +9,33 @@ import contextlib
 import json
 import shlex
 import time
+from collections.abc import Callable, Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 
 from ..lab.guests.definitions import GUESTS
-from ..lab.hosts import Host, emulator_failed, on_host, wait_until_usable
-from .catalogue import MAY_RESTART, Ending, Fault
+from ..lab.hosts import Host, Lab, emulator_failed, on_host, power_on, stop, wait_until_usable
+from .catalogue import CABLE_MENDED, MAY_RESTART, Ending, Fault
 
 PROGRAMS = "/usr/local/lib/holdfast-faults"
 PLAN = "/var/lib/holdfast-faults/plan.json"
 UNITS = "holdfast-live-update.service holdfast-pool.service holdfast-restore.service"
 LIMIT_S = 900.0
 LOOK_S = 1.0
+WORD_S = 0.1
 # What a host says of itself; the journal last, because it is the longest.
 LOOK = f"""\
 systemctl show --property=ActiveState --value {UNITS} | xargs
 test -e /var/lib/holdfast/request.json && echo asked || echo idle
 holdfast-agent status --json 2>/dev/null || echo '{{"state": "unreadable"}}'
 """
+
+
+class StaysAway(HoldfastError):
+    """The host does not answer any more, and will not by itself."""
 
 
 def ask(host: Host, script: str, timeout_s: float = LIMIT_S) -> str:
@@ -48,35 +55,78 @@ def install(host: Host) -> None:
     ask(host, f"{script}chmod 755 {PROGRAMS}/*\nsystemctl daemon-reload\nsystemctl enable -q holdfast-saboteur\n")
 
 
-def arm(host: Host, fault: Fault, at: float | None = None) -> None:
-    """Do the deed now, or have it done at its event (or ``at`` seconds from now)."""
+def arm(host: Host, fault: Fault, at: float | None = None, word: str = "") -> None:
+    """Do the deed now, or have it done at its event (or ``at`` seconds from now).
+
+    ``word`` is said on the serial console at that moment, for ``wait_for_word``.
+    """
     if not fault.event and at is None:
         ask(host, fault.deed)
         return
     moment = {"event": fault.event} if at is None else {"in": at}
-    text = shlex.quote(json.dumps({**moment, "deed": fault.deed}))
-    ask(host, f"echo {text} >{PLAN}\nsystemctl restart holdfast-saboteur\n")
+    text = shlex.quote(json.dumps({**moment, "deed": fault.deed, "word": word}))
+    # Not by echo, which takes backslashes for its own.
+    ask(host, f"printf '%s\\n' {text} >{PLAN}\nsystemctl restart holdfast-saboteur\n")
 
 
 def disarm(host: Host) -> None:
-    """Forget a plan that was never carried out."""
-    ask(host, f"systemctl stop holdfast-saboteur; rm -f {PLAN} {PLAN}.done")
+    """Forget a plan that was never carried out, or is being carried out still."""
+    ask(host, f"systemctl stop holdfast-saboteur; rm -f {PLAN} {PLAN}.done; {CABLE_MENDED}")
 
 
-def begin(host: Host, fault: Fault) -> str:
+def wait_for_word(host: Host, word: str, worth_it: Callable[[], bool]) -> None:
+    """Wait until the saboteur says that it strikes; the console tells it while SSH cannot. Raises HoldfastError.
+
+    ``worth_it``: whether the moment may still come.
+    """
+    deadline = time.monotonic() + LIMIT_S
+    while word not in host.console.read_text(errors="replace"):
+        if emulator_failed(host) or not host.alive:
+            raise HoldfastError(f"{host.name} broke down")
+        if time.monotonic() > deadline or not worth_it():
+            raise HoldfastError(f"the moment to strike did not come on {host.name}", "see the logs of the controllers")
+        time.sleep(WORD_S)
+
+
+def begin(host: Host, unknown: tuple[str, ...] = (), limits: Mapping[str, object] | None = None) -> str:
     """Ask for a live update as the module would; returns its generation."""
     wish = {
         "priority": {guest.name: guest.priority for guest in GUESTS},
         "may_restart": list(MAY_RESTART),
-        "unknown": list(fault.unknown),
-        "limits": dict(fault.limits),
+        "unknown": list(unknown),
+        "limits": dict(limits or {}),
     }
-    return ask(host, f"echo {shlex.quote(json.dumps(wish))} | {PROGRAMS}/begin-live-update").strip()
+    text = shlex.quote(json.dumps(wish))
+    return ask(host, f"printf '%s\\n' {text} | {PROGRAMS}/begin-live-update").strip()
 
 
-def wait(host: Host, generation: str) -> dict[str, Any]:
-    """Wait until nothing on the host works on this live update any more; returns the journal. Raises HoldfastError."""
+def newest_generation(host: Host) -> str:
+    """Of the newest journal on a host that answers; empty when there is none."""
+    return str(json.loads(ask(host, "holdfast-agent status --json")).get("generation", ""))
+
+
+def wait_for_generation(host: Host, before: str, worth_it: Callable[[], bool]) -> str:
+    """Wait until another live update than ``before`` has begun; returns its generation. Raises HoldfastError."""
     deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline and not emulator_failed(host):
+        last_look = not worth_it()
+        with contextlib.suppress(CommandFailed, ValueError):
+            found = json.loads(on_host(host, "holdfast-agent status --json", timeout_s=30)).get("generation", "")
+            if found not in ("", before):
+                return str(found)
+            if last_look:
+                break
+        time.sleep(LOOK_S)
+    raise HoldfastError(f"no live update of {host.name} began", "see the logs of the controllers")
+
+
+def wait(host: Host, generation: str, away_limit_s: float = 0.0) -> dict[str, Any]:
+    """Wait until nothing on the host works on this live update any more; returns the journal.
+
+    Raises HoldfastError, and StaysAway after ``away_limit_s`` seconds without an answer (0: never).
+    """
+    heard = time.monotonic()
+    deadline = heard + LIMIT_S
     quiet = 0
     while time.monotonic() < deadline:
         if emulator_failed(host) or not host.alive:
@@ -84,10 +134,13 @@ def wait(host: Host, generation: str) -> dict[str, Any]:
         with contextlib.suppress(CommandFailed, ValueError):
             units, asked, text = on_host(host, LOOK, timeout_s=30).split("\n", 2)
             journal: dict[str, Any] = json.loads(text)
+            heard = time.monotonic()
             # Twice: between two units there may be a moment in which none is at work.
             quiet = 0 if _works(units.split(), asked, journal, generation) else quiet + 1
             if quiet >= 2:
                 return journal
+        if away_limit_s and time.monotonic() - heard > away_limit_s:
+            raise StaysAway(f"{host.name} did not answer for {away_limit_s:.0f} s")
         time.sleep(LOOK_S)
     raise HoldfastError(f"{host.name} did not come to an end within {LIMIT_S:.0f} s")
 
@@ -106,6 +159,23 @@ def _works(units: list[str], asked: str, journal: dict[str, Any], generation: st
         and asked == "asked"
         and (update != "failed")
     )
+
+
+def power_cycle(host: Host) -> Host:
+    """Switch a host off and on, as somebody in front of it would; returns it as it is on record then."""
+    stop(host)
+    return power_on(Lab.load(Path(host.folder).parent), host).host(host.name)
+
+
+def leave_crash_kernel(host: Host) -> list[str]:
+    """By an ordinary live update, where the host runs in its crash kernel. Returns what went wrong."""
+    if "elfcorehdr=" not in ask(host, "cat /proc/cmdline"):
+        return []
+    generation = begin(host)
+    found = ending(wait(host, generation), generation)
+    if found is not Ending.UPGRADED or "elfcorehdr=" in ask(host, "cat /proc/cmdline"):
+        return [f"the way out of the crash kernel ended as {found.value}"]
+    return []
 
 
 def operate(host: Host, fault: Fault) -> None:

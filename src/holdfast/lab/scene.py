@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 
@@ -57,15 +58,18 @@ def start_guests(folder: Path, name: str = "hv1", guests: Sequence[GuestSpec] = 
 def _start(host: Host, guest: GuestSpec) -> None:
     with step(f"{host.name}: guest {guest.name} ({guest.ram_mib} MiB, {guest.machine}, {guest.firmware}) runs"):
         on_host(host, f"virsh -q domstate {guest.name} | grep -q running || virsh -q start {guest.name}")
-        _wait(host, guest)
+        wait_for_guest(host, guest)
 
 
-def _wait(host: Host, guest: GuestSpec) -> None:
+def wait_for_guest(host: Host, guest: GuestSpec) -> dict[str, Any]:
+    """Wait until a guest bears witness, and return its state.
+
+    Raises HoldfastError after GUEST_LIMIT_S, and at once when the emulator breaks down.
+    """
     deadline = time.monotonic() + GUEST_LIMIT_S
     while True:
         try:
-            witness(host, guest).wait(limit_s=5)
-            return
+            return witness(host, guest).wait(limit_s=5)
         except HoldfastError:
             if emulator_failed(host) or not host.alive or time.monotonic() > deadline:
                 raise

@@ -38,7 +38,6 @@ class Wish:
 
     hosts: int = 1
     ram_mib: int = 5120
-    cpus: int = 2
     guests: tuple[GuestSpec, ...] = GUESTS
 
 
@@ -69,7 +68,8 @@ def _up_one(lab: Lab, name: str, image: HostImage, wish: Wish) -> Lab:
     ours = wish.guests if name == "hv1" else ()
     engine = emulator.accelerator()
     ports: tuple[Forward, ...] = forwards(ours)
-    lab = start(lab, name, image, ram_mib=wish.ram_mib, cpus=wish.cpus, accel=engine.name, forwards=ports)
+    cpus = emulator.cpus(engine.name)
+    lab = start(lab, name, image, ram_mib=wish.ram_mib, cpus=cpus, accel=engine.name, forwards=ports)
     with step(f"{name} boots ({engine.name}: {engine.why})"):
         usable_after_s = wait_until_usable(lab.host(name))
     lab = lab.with_host(replace(lab.host(name), usable_after_s=usable_after_s))
