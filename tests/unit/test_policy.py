@@ -190,5 +190,7 @@ def test_an_error_says_where_the_rule_is_written() -> None:
     with pytest.raises(BadInput, match=r"policy rule 2 at /inventory/all.yml:9: priority -1"):
         policy.parse_rules([{"match": {"name": "a"}}, {"priority": -1}], origins)
     rules = policy.parse_rules([{"match": {"name": "db-7"}}], origins)
-    with pytest.raises(BadInput, match=r"policy rule 1 at /inventory/all.yml:7: there is no VM with this name, db-7"):
+    with pytest.raises(
+        BadInput, match=r"policy rule 1 \(name db-7\) at /inventory/all.yml:7: there is no VM with this name"
+    ):
         policy.decide(rules, VMS)

@@ -148,7 +148,7 @@ def check_known(rule: Rule, vms: Sequence[VmFacts]) -> None:
         return
     known = ", ".join(sorted(value for vm in vms for value in _values(rule.field, vm))) or "none"
     raise BadInput(
-        f"{place(rule)}: there is no VM with this {rule.field}, {rule.pattern}",
+        f"policy {rule}{f' at {rule.origin}' if rule.origin else ''}: there is no VM with this {rule.field}",
         f"correct the rule or remove it; VMs here: {known}",
     )
 
