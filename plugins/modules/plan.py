@@ -140,7 +140,8 @@ summary:
   returned: success
   sample:
     - "2 hosts in 2 batches, 3 VMs in place, 1 VM live, about 6 min 40 s"
-    - "batch 1: hv2; after 0.00 s, takes 3 min 20 s, longest pause 14.9 s"
+    - "the number of batches is set by the waves, 1, 1 hosts at a time; fewer are not possible (counting)"
+    - "batch 1: hv2; at once, takes 3 min 20 s, longest pause 14.9 s"
 complete:
   description: Whether every host is in a batch that is not done, and none waits for a VM that its policy defers.
   type: bool

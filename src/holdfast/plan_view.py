@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.table import (
     WHY,
+    begins,
     bound_line,
     headline,
     longest_pause,
@@ -45,7 +46,7 @@ def drawing(plan: Mapping[str, Any], vms: Sequence[Mapping[str, Any]]) -> Render
 
 def _batches(plan: Mapping[str, Any]) -> Table:
     table = _table("batch", "hosts", "moved")
-    for head in ("begins after", "takes", "longest pause"):
+    for head in ("begins", "takes", "longest pause"):
         table.add_column(head, justify="right", no_wrap=True)
     for batch in plan["batches"]:
         _add_row(
@@ -53,7 +54,7 @@ def _batches(plan: Mapping[str, Any]) -> Table:
             str(batch["number"]),
             ", ".join(map(figures.printable, batch["hosts"])),
             "\n".join(_moves(batch)),
-            figures.seconds(batch["start_s"]),
+            begins(batch["start_s"]),
             figures.seconds(batch["seconds"]),
             figures.seconds(longest_pause(batch, plan)),
         )
@@ -70,7 +71,7 @@ def _moves(batch: Mapping[str, Any]) -> Iterator[str]:
 
 def _vms(vms: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("VM", "host", "treatment", "why")
-    for head in ("pause, half", "95 of 100"):
+    for head in ("pause, median", "95 of 100"):
         table.add_column(head, justify="right", no_wrap=True)
     for vm in vms:
         _add_row(

@@ -91,7 +91,7 @@ class Choices:
 
     def _begin(self, host: str, done: bool, blockers: Sequence[str]) -> None:
         if done:
-            self.left_out[host] = LeftOut(host, Absence.DONE, "it is upgraded already")
+            self.left_out[host] = LeftOut(host, Absence.DONE, "named in plan_done")
         elif blockers:
             self.left_out[host] = LeftOut(host, Absence.BLOCKED, "; ".join(blockers))
         else:

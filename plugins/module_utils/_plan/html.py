@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 from .._report import figures
 from .._report.picture import text
-from .table import WHY, bound_line, headline, longest_pause, moved
+from .table import WHY, begins, bound_line, headline, longest_pause, moved
 
 # The browser is told to load and run nothing: a second lock behind the escaping of every value.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -86,7 +86,7 @@ def _batches(plan: Mapping[str, Any]) -> str:
 
 def _batch(batch: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     moves = [f"{moved(move)}" for move in batch["evacuations"]] + [f"home {moved(move)}" for move in batch["returns"]]
-    times = f"after {figures.seconds(batch['start_s'])}, {figures.seconds(batch['seconds'])} long"
+    times = f"{begins(batch['start_s'])}, {figures.seconds(batch['seconds'])} long"
     return (
         f"<tr><td>{text(batch['number'])}</td><td>{text(', '.join(batch['hosts']))}</td>"
         f'<td class="when">{text(times)}{_track(batch, plan["seconds"])}</td>'
@@ -115,7 +115,7 @@ def _vms(plan: Mapping[str, Any]) -> str:
 
 
 def _host(host: str, vms: Sequence[Mapping[str, Any]]) -> str:
-    heads = _heads(("", "VM"), ("", "Treatment"), ("number", "Pause, half"), ("number", "95 of 100"))
+    heads = _heads(("", "VM"), ("", "Treatment"), ("number", "Pause, median"), ("number", "95 of 100"))
     rows = "".join(_vm(vm) for vm in vms)
     note = f"<small>pauses: {text(vms[0]['basis'])}</small>"
     return f'<h2>{text(host)}</h2>\n<div class="panel"><table>{heads}<tbody>{rows}</tbody></table>{note}</div>\n'

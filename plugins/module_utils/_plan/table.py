@@ -41,6 +41,8 @@ def headline(plan: Mapping[str, Any]) -> str:
 def bound_line(plan: Mapping[str, Any]) -> str:
     """What sets the number of batches, and whether fewer are possible."""
     bound, count = plan["bound"], len(plan["batches"])
+    if not count:
+        return "nothing to upgrade"
     proof = "fewer are not possible" if bound["batches"] == count else f"at least {bound['batches']} are needed"
     return f"the number of batches is set by {figures.printable(bound['limited_by'])}; {proof} ({bound['solver']})"
 
@@ -54,6 +56,11 @@ def treatments(vms: List[Mapping[str, Any]]) -> str:
 def longest_pause(batch: Mapping[str, Any], plan: Mapping[str, Any]) -> float:
     """The longest pause that is predicted for a VM of the batch's hosts, in seconds: 95 of 100 are shorter."""
     return max((vm["pause_p95_s"] for vm in plan["vms"] if vm["host"] in batch["hosts"]), default=0.0)
+
+
+def begins(start_s: float) -> str:
+    """``at once``, ``after 2 min 10 s``."""
+    return f"after {figures.seconds(start_s)}" if start_s else "at once"
 
 
 def counted(number: int, word: str, words: str = "") -> str:
@@ -72,7 +79,7 @@ def moved(move: Mapping[str, Any]) -> str:
 
 def _batch(batch: Mapping[str, Any], plan: Mapping[str, Any]) -> List[str]:
     pause = f"longest pause {figures.seconds(longest_pause(batch, plan))}"
-    times = f"after {figures.seconds(batch['start_s'])}, takes {figures.seconds(batch['seconds'])}"
+    times = f"{begins(batch['start_s'])}, takes {figures.seconds(batch['seconds'])}"
     return [
         f"batch {batch['number']}: {', '.join(batch['hosts'])}; {times}, {pause}",
         *[f"  moves {moved(move)}" for move in batch["evacuations"]],
