@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import one_line
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._absence import Patient, pauses_between_tries
 
 display = Display()
@@ -283,7 +285,9 @@ class ActionModule(Patient):
         )
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Run the module: judge everything once more, write the request, start the unit."""
+        """Run the module: judge everything once more, rehearse if asked to, write the request, start the unit."""
+        if boolean(self._task.args.get("rehearse", False), strict=False) and not self._task.check_mode:
+            self._say("tries the new kernel out in a throw-away VM")
         started: dict[str, Any] = self._execute_module(
             module_name="holdfast.kvm.live_update", module_args=dict(self._task.args), task_vars=task_vars
         )
@@ -374,7 +378,7 @@ class ActionModule(Patient):
             self._say(line)
 
     def _say(self, line: str) -> None:
-        display.display(f"{self._host}: {line}")
+        display.display(f"{self._host}: {one_line(line)}")
         self._write_progress({"line": line})
 
     def _write_progress(self, entry: dict[str, Any]) -> None:

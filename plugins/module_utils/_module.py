@@ -5,13 +5,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ._core.errors import BadInput, HoldfastError, Refused
+from ._core.printable import lines
 
 Result = Dict[str, Any]
+
+
+class Module(AnsibleModule):
+    """A module whose failures may quote strangers, names of VMs for example, without a terminal obeying them."""
+
+    def fail_json(self, msg: str, **found: Any) -> NoReturn:
+        super().fail_json(msg=lines(msg), **found)
+        raise AssertionError("fail_json does not return")
 
 
 def run(arguments: Dict[str, Any], act: Callable[[AnsibleModule], Result]) -> None:
@@ -20,7 +29,7 @@ def run(arguments: Dict[str, Any], act: Callable[[AnsibleModule], Result]) -> No
     A HoldfastError becomes a failure with ``msg`` (what was found, and what to do), ``hint`` (what to do) and
     ``refused`` (the host is as it was before). All modules keep their hands still in check mode.
     """
-    module = AnsibleModule(argument_spec=arguments, supports_check_mode=True)
+    module = Module(argument_spec=arguments, supports_check_mode=True)
     try:
         result = act(module)
     except HoldfastError as error:

@@ -103,6 +103,13 @@ options:
     type: str
     choices: [sampled, full]
     default: sampled
+  rehearse:
+    description:
+      - Whether to boot the new kernel in a throw-away VM on the host first, with its initrd and the command line that
+        it would get. The host is refused, and no VM was touched, unless the kernel can do there what the pool needs.
+      - Takes a minute or so, in which the VMs run, and about 1 GiB of the host's RAM. Not done in check mode.
+    type: bool
+    default: false
   force:
     description: Whether to start a live update of a host that is up to date.
     type: bool
@@ -212,6 +219,11 @@ cmdline:
   type: dict
   returned: when started or planned
   sample: {}
+rehearsal_s:
+  description: Seconds that the rehearsal took, null without one.
+  type: float
+  returned: when started or planned
+  sample: 21.4
 findings:
   description: What preflight found worth knowing, a sentence each.
   type: list
@@ -254,6 +266,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     monitor,
     policy,
     preflight,
+    rehearsal,
     releases,
     request,
 )
@@ -291,6 +304,7 @@ ARGUMENTS: Dict[str, Any] = {
     "fallback_after": {"type": "int", "default": 3},
     "health_command": {"type": "str", "default": ""},
     "verify_ram": {"type": "str", "choices": ["sampled", "full"], "default": "sampled"},
+    "rehearse": {"type": "bool", "default": False},
     "force": {"type": "bool", "default": False},
     "timeout_s": {"type": "int", "default": 1800},
     "connect_timeout_s": {"type": "int", "default": 10},
@@ -427,6 +441,13 @@ def alone() -> Iterator[None]:
         os.close(handle)
 
 
+def rehearse(config: Config, plan: Plan) -> float:
+    """Boot the new kernel in a throw-away VM, for as long as that takes. Raises Refused; no VM was touched then."""
+    with alone():
+        refuse_second(unit_busy(), journal.open_journal(config.state_dir))
+        return round(rehearsal.rehearse(config, plan.kernel_to, plan.next_cmdline), 1)
+
+
 def start(config: Config, plan: Plan, wish: Wish) -> None:
     """Hand the request to the agent. From here on the host acts by itself."""
     with alone():
@@ -470,9 +491,12 @@ def update(module: AnsibleModule) -> Dict[str, Any]:
     host = replace(host, image_signed=collect.image_signed(collect.ROOT / f"boot/vmlinuz-{kernel_to}"))
     plan = make_plan(wish, host, vms, kernel_to, installed)
     refuse_blocked(module, plan)
+    rehearsal_s = None
+    if module.params["rehearse"] and not module.check_mode:
+        rehearsal_s = rehearse(config, plan)
     if not module.check_mode:
         start(config, plan, wish)
-    return {"changed": True, **described(plan)}
+    return {"changed": True, "rehearsal_s": rehearsal_s, **described(plan)}
 
 
 def refuse_blocked(module: AnsibleModule, plan: Plan) -> None:

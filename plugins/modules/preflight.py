@@ -27,6 +27,12 @@ options:
     type: list
     elements: dict
     default: []
+  command:
+    description:
+      - A shell command on the host that must succeed, within a minute. It should look and change nothing. Not run in
+        check mode.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: Reads only, and judges in check mode as well.
@@ -84,6 +90,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     cmdline,
     collect,
+    health,
     policy,
     preflight,
     releases,
@@ -92,13 +99,20 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     config as configuration,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import Refused
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, KernelFacts, plain
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
+    Blocker,
+    HostFacts,
+    KernelFacts,
+    Verdict,
+    plain,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 ARGUMENTS: Dict[str, Any] = {
     "kernel": {"type": "str", "default": ""},
     "policy": {"type": "list", "elements": "dict", "default": []},
+    "command": {"type": "str", "default": ""},
 }
 
 
@@ -108,6 +122,13 @@ def target_of(wanted: str, host: HostFacts) -> KernelFacts:
     generation = cmdline.new_generation(time.time(), secrets.token_hex(3))
     line = cmdline.next_command_line(host.cmdline, generation=generation)
     return replace(collect.kernel_facts(release), cmdline=line)
+
+
+def with_command(verdict: Verdict, command: str) -> Verdict:
+    """The verdict, and what the operator's own command says: a host that is not well is not begun."""
+    remedy = "put that right, or change preflight_command"
+    found = health.command_problems("the operator's command", command)
+    return replace(verdict, blockers=(*verdict.blockers, *(Blocker("command", text, remedy) for text in found)))
 
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
@@ -120,6 +141,8 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     with connect() as hypervisor:
         vms = collect.vm_facts(hypervisor, config)
     verdict = preflight.judge(host, vms, target, decisions=policy.decide(rules, vms))
+    if module.params["command"] and not module.check_mode:
+        verdict = with_command(verdict, module.params["command"])
     found: Dict[str, Any] = {
         "blockers": [plain(entry) for entry in verdict.blockers],
         "warnings_found": [plain(entry) for entry in verdict.warnings],

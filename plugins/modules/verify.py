@@ -15,6 +15,9 @@ description:
     once.
   - Every VM of the live update runs again (or is paused, if it was), on the installed QEMU, and copies its RAM when
     it is migrated or saved next. The journal is closed, and no suspended VM is left in the pool.
+  - What was well before the live update is well again. libvirt's networks and storage pools that were active are
+    active, guest agents that answered answer, and the kernel's taint tells of no new trouble. The look before is in the
+    journal.
   - Reads only. Without O(generation) it looks at the VMs that run and at the journal, and expects nothing of kernel and
     QEMU.
 author:
@@ -28,6 +31,20 @@ options:
     description: The release that should be running. Empty to accept any.
     type: str
     default: ""
+  command:
+    description: A shell command on the host that must succeed, within a minute. Not run in check mode.
+    type: str
+    default: ""
+  guest_agents:
+    description:
+      - Whether a guest agent that answered before, and does not now, is a problem. Whoever is root in a guest can
+        silence its agent.
+    type: bool
+    default: true
+  wait_s:
+    description: Seconds that networks, storage pools and guest agents may take to be as they were before.
+    type: int
+    default: 60
 attributes:
   check_mode:
     description: Changes nothing in any mode.
@@ -91,19 +108,23 @@ vms:
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import config, journal, monitor
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import config, gates, health, journal, monitor
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, connect
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, Hypervisor, connect
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import argument
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
-ARGUMENTS = {
+ARGUMENTS: Dict[str, Any] = {
     "generation": {"type": "str", "default": ""},
     "kernel": {"type": "str", "default": ""},
+    "command": {"type": "str", "default": ""},
+    "guest_agents": {"type": "bool", "default": True},
+    "wait_s": {"type": "int", "default": 60},
 }
 
 
@@ -121,10 +142,11 @@ class RunningVm:
 
 @dataclass(frozen=True)
 class Expected:
-    """What should be true; empty strings expect nothing."""
+    """What should be true; empty strings expect nothing. ``guest_agents``: that they answer as before."""
 
     generation: str = ""
     kernel: str = ""
+    guest_agents: bool = True
 
 
 def look_at(domain: Domain) -> RunningVm:
@@ -163,9 +185,10 @@ def _running_problems(vm: RunningVm) -> Iterator[str]:
     if vm.trouble:
         yield vm.trouble
     if vm.ram_stays_in_place:
+        switch = f"virsh qemu-monitor-command --hmp --domain={argument(vm.name)}"
         yield (
             f"VM {vm.name}: x-ignore-shared is still on, so its next live migration would lose its RAM; switch it off: "
-            f"virsh qemu-monitor-command {vm.name} --hmp 'migrate_set_capability x-ignore-shared off'"
+            f"{switch} 'migrate_set_capability x-ignore-shared off'"
         )
 
 
@@ -181,21 +204,35 @@ def _vm_problems(record: Mapping[str, Any], vms: Mapping[str, RunningVm], view: 
         yield f"VM {name} runs on QEMU {vm.qemu}, not on {qemu}"
 
 
-def verify(expected: Expected) -> Dict[str, Any]:
+def gate_problems(hypervisor: Hypervisor, expected: Expected, view: Mapping[str, Any], wait_s: float) -> List[str]:
+    """What is worse than before the live update; without one there is nothing to compare with."""
+    if not expected.generation or view.get("generation") != expected.generation:
+        return []
+    before = gates.from_record(view.get("before", {}))
+    before = before if expected.guest_agents else replace(before, guest_agents=())
+    now = gates.look_patiently(hypervisor, before, wait_s)
+    return gates.worse(before, now, {vm["uuid"]: vm["name"] for vm in view.get("vms", [])})
+
+
+def verify(expected: Expected, wait_s: float) -> Dict[str, Any]:
     """Look at this host. Raises HoldfastError when libvirt, the configuration or the journal cannot be read."""
     view = journal.latest(config.load().state_dir).view
     kernel = os.uname().release
     with connect() as hypervisor:
         vms = [look_at(domain) for domain in hypervisor.running()]
+        worse = gate_problems(hypervisor, expected, view, wait_s)
     return {
-        "problems": problems(expected, kernel, view, vms),
+        "problems": [*problems(expected, kernel, view, vms), *worse],
         "kernel": kernel,
         "vms": [asdict(vm) for vm in vms],
     }
 
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
-    found = verify(Expected(**module.params))
+    options = module.params
+    found = verify(Expected(options["generation"], options["kernel"], options["guest_agents"]), options["wait_s"])
+    if options["command"] and not module.check_mode:
+        found["problems"] += health.command_problems("the operator's command", options["command"])
     if found["problems"]:
         module.fail_json(msg="Not everything carried on: " + "; ".join(found["problems"]), **found)
     return found

@@ -100,6 +100,17 @@ def _register_upgrade(commands: Any) -> None:
     _add_fleet(command)
     command.add_argument("--campaign", default="upgrade", help="name at the top of the report (default: upgrade)")
     command.add_argument("--report-dir", type=Path, metavar="DIR", help="where report.json and report.html go")
+    command.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="boot the new kernel in a throw-away VM on each host first; a host whose new kernel fails is refused",
+    )
+    command.add_argument(
+        "--verify-ram",
+        choices=("sampled", "full"),
+        help="how much RAM of each VM is compared before it is restored: 256 pages (the default), or all of it, which "
+        "is read twice within the pause",
+    )
     command.set_defaults(func=_upgrade)
 
 
@@ -210,11 +221,18 @@ def _upgrade(arguments: argparse.Namespace) -> int:
         inventory=arguments.inventory,
         limit=arguments.limit,
         check=arguments.check,
-        extra_vars=tuple(arguments.extra_vars),
+        extra_vars=(*arguments.extra_vars, *_chosen(arguments)),
         campaign=arguments.campaign,
         report_dir=arguments.report_dir,
     )
     return carry_out(wish, lambda: _view(arguments))
+
+
+def _chosen(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Options that are variables of a role. What was not asked for is left to the inventory."""
+    wanted = {"live_update_rehearse": arguments.rehearse, "live_update_verify_ram": arguments.verify_ram}
+    asked = {name: value for name, value in wanted.items() if value}
+    return (json.dumps(asked),) if asked else ()
 
 
 def _recover(arguments: argparse.Namespace) -> int:

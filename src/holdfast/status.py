@@ -21,7 +21,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import B
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import TERMINAL, WAITING
 
 from .progress import ROLE_PREFIX, ExitCode
-from .upgrade import Place, Start, Wish, ansible_environment, by_name, chosen_hosts, last_words, runner
+from .upgrade import Place, Start, Wish, ansible_environment, by_name, chosen_hosts, last_words, runner, with_files
 
 STATUS = "holdfast.kvm.status"
 RUNNING = ("running", "paused")
@@ -96,9 +96,9 @@ def look(wish: Wish) -> tuple[HostStanding, ...]:
     if not wish.inventory.exists():
         raise BadInput(f"inventory {wish.inventory} does not exist", "name an inventory file or directory with -i")
     environment = ansible_environment(os.environ)
-    hosts = by_name(chosen_hosts(wish, environment))
     # Nothing of it is needed afterwards, so it leaves no directory of a run behind.
-    with tempfile.TemporaryDirectory(prefix="holdfast-status-") as directory:
+    with with_files(wish) as wish, tempfile.TemporaryDirectory(prefix="holdfast-status-") as directory:
+        hosts = by_name(chosen_hosts(wish, environment))
         place = Place(Path(directory))
         return asked(hosts, place, runner(wish, place, environment))
 

@@ -16,12 +16,14 @@ import queue
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import sysconfig
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -85,17 +87,31 @@ class Place:
     def log(self) -> Path:
         return self.root / "artifacts" / "ansible" / "stdout"
 
+    @property
+    def variables(self) -> Path:
+        return self.root / "variables"
+
+    def forget_secrets(self) -> None:
+        """Extra vars, and the environment that ansible-runner writes down, are not kept longer than the run."""
+        for folder in (self.variables, self.root / "env"):
+            shutil.rmtree(folder, ignore_errors=True)
+        (self.log.parent / "command").unlink(missing_ok=True)
+
 
 def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
     """Run the playbook to its end. Raises BadInput before anything starts when the wish cannot be carried out."""
     if not wish.inventory.exists():
         raise BadInput(f"inventory {wish.inventory} does not exist", "name an inventory file or directory with -i")
     environment = ansible_environment(os.environ)
-    hosts = chosen_hosts(wish, environment)
     place = new_place(state_dir(os.environ))
     environment[PROGRESS_FILE_VARIABLE] = str(place.progress_file)
-    progress = watched(Progress(wish.campaign), hosts, place, view_for(), runner(wish, place, environment))
-    return exit_code(progress)
+    try:
+        wish = replace(wish, extra_vars=as_files(wish.extra_vars, place.variables))
+        hosts = chosen_hosts(wish, environment)
+        progress = watched(Progress(wish.campaign), hosts, place, view_for(), runner(wish, place, environment))
+        return exit_code(progress)
+    finally:
+        place.forget_secrets()
 
 
 def state_dir(environment: Mapping[str, str]) -> Path:
@@ -149,6 +165,30 @@ def ansible_arguments(wish: Wish) -> list[str]:
     limit = ["--limit", wish.limit] if wish.limit else []
     extra = [word for value in wish.extra_vars for word in ("--extra-vars", _absolute(value))]
     return [*limit, *wish.check, *extra]
+
+
+def as_files(extra_vars: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """The same variables in files for their owner only: everybody on this machine can read a command line."""
+    folder.mkdir(mode=0o700)
+    return tuple(_as_file(text, folder / str(number)) for number, text in enumerate(extra_vars))
+
+
+@contextlib.contextmanager
+def with_files(wish: Wish) -> Iterator[Wish]:
+    """The wish with its variables in files that are gone afterwards, for what leaves no directory of a run behind."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
+        yield replace(wish, extra_vars=as_files(wish.extra_vars, Path(folder) / "variables"))
+
+
+def _as_file(text: str, path: Path) -> str:
+    if text[:1] in ("", "@", "/", "."):  # a file already, or Ansible's to complain about
+        return text
+    # Here, since only this needs it.
+    from ansible.parsing.splitter import parse_kv
+
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
+        handle.write(text if text[0] in "[{" else json.dumps(parse_kv(text)))
+    return f"@{path}"
 
 
 def _absolute(extra_vars: str) -> str:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,6 +64,25 @@ def test_recover_names_the_vms_to_give_up_and_uses_its_own_playbook(
     assert json.loads(wishes[0].extra_vars[0]) == {"holdfast_give_up": ["db 1", "web"]}
     assert main(["recover", "-i", str(tmp_path)]) == ExitCode.DONE
     assert wishes[1].extra_vars == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        ((), ()),
+        (("--verify-ram", "full"), ({"live_update_verify_ram": "full"},)),
+        (("--rehearse",), ({"live_update_rehearse": True},)),
+    ],
+)
+def test_options_of_an_upgrade_are_variables_of_its_roles(
+    words: tuple[str, ...], variables: tuple[dict[str, Any], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes: list[Wish] = []
+    monkeypatch.setattr(upgrade, "carry_out", lambda wish, _view: wishes.append(wish) or ExitCode.DONE)
+    assert main(["upgrade", "-i", str(tmp_path), "-e", "a=b", *words]) == ExitCode.DONE
+    given, *ours = wishes[0].extra_vars
+    assert given == "a=b"
+    assert tuple(map(json.loads, ours)) == variables
 
 
 LISTED = """
@@ -144,6 +166,43 @@ def test_variable_files_are_found_from_another_directory(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     words = upgrade.ansible_arguments(Wish(Path("i"), "hv1", ("--check",), ("@vars.yml", "a=b")))
     assert words == ["--limit", "hv1", "--check", "--extra-vars", f"@{tmp_path}/vars.yml", "--extra-vars", "a=b"]
+
+
+def test_extra_vars_are_on_no_command_line_and_in_no_artifact_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Any]] = {"lines": [], "values": []}
+
+    def listed(words: list[str], **_more: object) -> str:
+        look(words)
+        return LISTED
+
+    def look(words: list[str]) -> None:
+        seen["lines"].append(" ".join(words))
+        files = [Path(word[1:]) for word in words if word.startswith("@")]
+        assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 3
+        seen["values"].append([json.loads(file.read_text()) for file in files])
+
+    def play(**options: Any) -> Any:
+        look(shlex.split(options["cmdline"]))
+        root = Path(options["private_data_dir"])
+        for artifact in ("env/envvars", "artifacts/ansible/command", "artifacts/ansible/stdout"):
+            (root / artifact).parent.mkdir(parents=True, exist_ok=True)
+            (root / artifact).write_text("TOKEN=tr0ub4dor" if "stdout" not in artifact else "")
+        return SimpleNamespace(rc=0)
+
+    monkeypatch.setattr(upgrade, "run", listed)
+    monkeypatch.setitem(sys.modules, "ansible_runner", SimpleNamespace(run=play))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    given = ("token=tr0ub4dor a='b c'", '{"token": "tr0ub4dor"}', '{"t": "tr0ub4dor"}')
+    upgrade.carry_out(Wish(tmp_path, extra_vars=given), Silent)
+    assert len(seen["lines"]) == 2
+    assert not any("tr0ub4dor" in line for line in seen["lines"])
+    for values in seen["values"]:
+        assert values == [{"token": "tr0ub4dor", "a": "b c"}, {"token": "tr0ub4dor"}, {"t": "tr0ub4dor"}]
+    kept = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert kept, "the log of the run stays"
+    assert not any("tr0ub4dor" in path.read_text() for path in kept)
 
 
 def test_progress_file_is_read_line_by_whole_line(tmp_path: Path) -> None:

@@ -181,6 +181,40 @@ class TestSignature:
         assert collect.image_signed(tmp_path / "absent") is None
 
 
+class TestRootModules:
+    def disk(self, root: Path, name: str, number: str, driver: str) -> None:
+        """A disk on a bus device that this driver drives."""
+        bus = f"sys/devices/pci0/virtio-{name}"
+        write(root, f"{bus}/block/{name}/size", "1")
+        write(root, f"sys/module/{driver}/refcnt", "1")
+        write(root, f"sys/drivers/{driver}/bind", "")
+        (root / f"sys/drivers/{driver}/module").symlink_to(root / f"sys/module/{driver}")
+        (root / bus / "driver").symlink_to(root / f"sys/drivers/{driver}")
+        (root / "sys/dev/block").mkdir(parents=True, exist_ok=True)
+        (root / f"sys/dev/block/{number}").symlink_to(root / bus / "block" / name)
+
+    def test_the_file_system_and_the_drivers_of_its_disk(self, tmp_path: Path) -> None:
+        write(
+            tmp_path, "proc/self/mountinfo", "22 1 254:1 / / rw - ext4 /dev/vda1 rw\n23 22 0:5 / /dev rw - tmpfs t rw\n"
+        )
+        self.disk(tmp_path, "vda1", "254:1", "virtio-blk")
+        assert collect.root_modules(tmp_path) == ("ext4", "virtio_blk")
+
+    def test_a_mapped_disk_stands_on_others(self, tmp_path: Path) -> None:
+        write(tmp_path, "proc/self/mountinfo", "22 1 253:0 / / rw - xfs /dev/mapper/root rw\n")
+        self.disk(tmp_path, "sda", "8:0", "ahci")
+        mapped = tmp_path / "sys/devices/virtual/block/dm-0"
+        (mapped / "slaves").mkdir(parents=True)
+        (mapped / "slaves/sda").symlink_to((tmp_path / "sys/dev/block/8:0").resolve())
+        (tmp_path / "sys/dev/block/253:0").symlink_to(mapped)
+        assert collect.root_modules(tmp_path) == ("ahci", "xfs")
+
+    def test_a_root_without_a_disk_needs_its_type_only(self, tmp_path: Path) -> None:
+        write(tmp_path, "proc/self/mountinfo", "22 1 0:30 / / rw - btrfs /dev/sda1 rw\n")
+        assert collect.root_modules(tmp_path) == ("btrfs",)
+        assert collect.root_modules(tmp_path / "absent") == ()
+
+
 class TestVms:
     XML = "<domain type='kvm' id='3'><name>db1</name><uuid>u-1</uuid><memory unit='MiB'>64</memory><devices/></domain>"
 

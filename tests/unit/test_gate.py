@@ -160,3 +160,33 @@ def test_an_inventory_without_hosts_is_refused(fleet: Fleet) -> None:
     assert run.returncode == 2
     assert "no host that matches 'nobody'" in run.stdout
     assert fleet.marked("preflight") == []
+
+
+HOSTILE = "{{ lookup('ansible.builtin.pipe', 'touch MARK') }}"
+FAILS = """
+from ansible.module_utils.basic import AnsibleModule
+
+AnsibleModule(SPEC).fail_json(msg=TEXT, journal={"vms": [{"name": TEXT}]})
+"""
+
+
+def test_a_name_of_a_vm_is_no_template(fleet: Fleet) -> None:
+    """Names and titles come back from hosts, go through facts and into the report: as text, all the way."""
+    text = HOSTILE.replace("MARK", str(fleet.marks / "obeyed"))
+    collection = fleet.directory / "ansible_collections/holdfast/kvm"
+    role = collection / "roles/live_update"
+    shutil.rmtree(role)
+    shutil.copytree(REPOSITORY / "roles/live_update", role)
+    options = yaml.safe_load((role / "tasks/main.yml").read_text())[0]["block"][0]["holdfast.kvm.live_update"]
+    module = collection / "plugins/modules/live_update.py"
+    module.parent.mkdir(parents=True)
+    spec = {name: {"type": "raw"} for name in options}
+    module.write_text(f"SPEC, TEXT = {spec!r}, {text!r}{FAILS}")
+    report = collection / "roles/report/tasks/main.yml"
+    record = {"content": "{{ holdfast_live_update_result | to_json }}", "dest": "{{ marks }}/record.json"}
+    report.write_text(yaml.safe_dump([{"name": "Keep the record", "ansible.builtin.copy": record}]))
+    assert fleet.upgrade("--limit", "h1,localhost").returncode == 2
+    kept = json.loads((fleet.marks / "record.json").read_text())
+    assert text in kept["error"]
+    assert kept["journal"]["vms"] == [{"name": text}]
+    assert not (fleet.marks / "obeyed").exists()

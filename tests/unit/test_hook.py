@@ -47,7 +47,7 @@ def test_a_vm_whose_ram_is_kept_may_not_start(tmp_path: Path, events: tuple[str,
 
 
 def test_a_lost_vm_waits_for_a_persons_word(tmp_path: Path) -> None:
-    with pytest.raises(HoldfastError, match="holdfast-agent give-up db"):
+    with pytest.raises(HoldfastError, match="holdfast-agent give-up -- db"):
         starts(config_with(tmp_path, "vm_lost"))
 
 

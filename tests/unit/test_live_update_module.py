@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, Refused
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
     Blocker,
     HostFacts,
@@ -221,3 +222,49 @@ def test_two_runs_at_the_same_moment_start_one_live_update(lab: Lab) -> None:
         assert lab.update()["lock_held"] is True
     assert lab.request is None
     assert lab.update()["changed"] is True
+
+
+def rehearsing(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], float]) -> list[tuple[str, str]]:
+    """What is rehearsed from here on, each time with this outcome."""
+    asked: list[tuple[str, str]] = []
+
+    def rehearse(_config: Config, release: str, line: str) -> float:
+        asked.append((release, line))
+        return answer()
+
+    monkeypatch.setattr(live_update.rehearsal, "rehearse", rehearse)
+    return asked
+
+
+def test_a_kernel_is_rehearsed_with_the_line_of_the_jump_before_anything_starts(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds() -> float:
+        assert not lab.started
+        return 21.37
+
+    asked = rehearsing(monkeypatch, seconds)
+    result = lab.update(rehearse=True)
+    assert asked == [(NEW, result["cmdline"]["after"])]
+    assert result["rehearsal_s"] == 21.4
+    assert lab.started
+
+
+def test_a_kernel_that_fails_its_rehearsal_is_refused_and_nothing_starts(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> float:
+        raise Refused("the rehearsal failed")
+
+    rehearsing(monkeypatch, fail)
+    with pytest.raises(Refused, match="the rehearsal failed"):
+        lab.update(rehearse=True)
+    assert not lab.started
+    assert lab.request is None
+
+
+def test_nothing_is_rehearsed_in_a_check_or_unasked(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = rehearsing(monkeypatch, lambda: 1.0)
+    assert lab.update(check_mode=True, rehearse=True)["rehearsal_s"] is None
+    assert lab.update()["rehearsal_s"] is None
+    assert asked == []

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -401,6 +402,18 @@ def test_a_wish_is_granted_by_the_pool_that_is_there() -> None:
 )
 def test_status_says_where_the_ram_is(vm: facts.VmFacts, words: str) -> None:
     assert vm_info.summary(vm).endswith(words)
+
+
+@pytest.mark.parametrize(("check", "blocks"), [(False, True), (True, False)])
+def test_an_operators_command_has_a_say_unless_it_is_a_check(
+    check: bool, blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight.collect, "host_facts", lambda _config: facts.HostFacts(hostname="hv1", kernel="6.12"))
+    monkeypatch.setattr(preflight.collect, "vm_facts", lambda *_a: ())
+    monkeypatch.setattr(preflight, "connect", contextlib.nullcontext)
+    result = run(preflight, check=check, command="echo the raid is degraded; exit 1")
+    assert ("command" in {blocker["code"] for blocker in result["blockers"]}) == blocks
+    assert ("the raid is degraded" in result["msg"]) == blocks
 
 
 def test_preflight_fails_once_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:

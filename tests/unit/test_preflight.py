@@ -20,6 +20,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
     RamBacking,
     RamFile,
     Region,
+    Service,
     Treatment,
     Verdict,
     VmFacts,
@@ -190,6 +191,20 @@ def test_what_blocks_a_vm(vm: VmFacts, code: str) -> None:
     verdict = preflight.judge(HOST, [vm], TARGET)
     assert codes(verdict) == {code}
     assert all(entry.message and entry.remedy and entry.vm == "db-1" for entry in verdict.blockers)
+
+
+@pytest.mark.parametrize(
+    ("vm", "code"),
+    [
+        (replace(VM, networks=("lan",)), "network-no-autostart"),
+        (replace(VM, disks=(Disk("vda", "ssd/db", "volume"),)), "storage-pool-no-autostart"),
+    ],
+)
+def test_what_a_vm_needs_must_start_with_the_host(vm: VmFacts, code: str) -> None:
+    well = replace(HOST, networks=(Service("lan"), Service("other", False)), storage_pools=(Service("ssd"),))
+    assert codes(preflight.judge(well, [vm], TARGET)) == set()
+    ill = replace(HOST, networks=(Service("lan", False),), storage_pools=(Service("ssd", False),))
+    assert codes(preflight.judge(ill, [vm], TARGET)) == {code}
 
 
 @pytest.mark.parametrize(("converted", "word"), [(False, "prepare playbook"), (True, "is converted")])

@@ -12,6 +12,7 @@ from typing import List, Optional
 
 from . import config as configuration
 from .errors import CommandFailed, HoldfastError
+from .printable import one_line
 
 # Each sub-command imports what it needs: the hook runs at every start of a VM, attach before anything else at boot.
 
@@ -22,7 +23,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         return int(options.act(options) or 0)
     except HoldfastError as exc:
-        print(f"holdfast: {exc}", file=sys.stderr)
+        print(f"holdfast: {one_line(exc)}", file=sys.stderr)
         return 1
 
 
@@ -38,11 +39,14 @@ def _parser() -> argparse.ArgumentParser:
     give_up.add_argument("names", nargs="+", metavar="VM")
     give_up.set_defaults(act=_give_up)
     commands.add_parser("live-update", help="carry out the request on this host").set_defaults(act=_live_update)
+    rehearse = commands.add_parser("rehearse", help="try an installed kernel out in a throw-away VM; touches no other")
+    rehearse.add_argument("release", metavar="RELEASE", help="as uname -r will print it")
+    rehearse.set_defaults(act=_rehearse)
     status = commands.add_parser("status", help="print the journal")
     status.add_argument("--json", action="store_true", help="the whole of it, for programs")
     status.set_defaults(act=_status)
     hooked = commands.add_parser("hook", help="called by libvirt when a VM starts")
-    for name in ("name", "operation", "sub_operation", "extra"):
+    for name in ("operation", "sub_operation"):
         hooked.add_argument(name)
     hooked.set_defaults(act=_hook)
     return parser
@@ -61,7 +65,7 @@ def _attach(_options: argparse.Namespace) -> None:
     try:
         kvm.make_ready()
     except CommandFailed as exc:  # the pool is what this command is for; libvirt will say that KVM is absent
-        print(f"holdfast: KVM is not ready: {exc}", file=sys.stderr)
+        print(f"holdfast: KVM is not ready: {one_line(exc)}", file=sys.stderr)
     # With a generation in flight VMs wait to be restored, and recover publishes after that.
     if boot is attach.Boot.ORDINARY:
         metrics.publish(config)
@@ -96,10 +100,23 @@ def _live_update(_options: argparse.Namespace) -> None:
         live_update.live_update(configuration.load())
 
 
+def _rehearse(options: argparse.Namespace) -> None:
+    import secrets
+    import time
+
+    from . import cmdline, kexec, rehearsal
+
+    generation = cmdline.new_generation(time.time(), secrets.token_hex(3))
+    line = cmdline.next_command_line(kexec.running_cmdline(), generation=generation)
+    seconds = rehearsal.rehearse(configuration.load(), options.release, line)
+    print(f"kernel {options.release} reached its self-test, and passed, after {seconds:.0f} s")
+
+
 def _hook(options: argparse.Namespace) -> None:
     from . import hook
 
-    hook.run(configuration.load(), options.operation, options.sub_operation, sys.stdin.buffer.read().decode())
+    xml = hook.read_definition(sys.stdin.buffer)
+    hook.run(configuration.load(), options.operation, options.sub_operation, xml)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -109,9 +126,10 @@ def _status(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(view, sort_keys=True))
         return
-    print(f"generation {view.get('generation', '(none)')}: {view['state']} {view.get('reason', '')}".rstrip())
+    print(one_line(f"generation {view.get('generation', '(none)')}: {view['state']} {view.get('reason', '')}"))
     for vm in view.get("vms", []):
-        print(f"  {vm['name']}: {vm['state']} {vm['error']}".rstrip())
+        told = f"{vm['name']}: {vm['state']} {vm['error']}"
+        print(f"  {one_line(told)}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,14 @@ _ONE_BOOT_ONLY = ("BOOT_IMAGE", "initrd", "elfcorehdr")
 # interrupts are to be looked for, and if it dies as well there is nothing left to wait for. Huge pages cost 110 MiB of
 # what is available there, in free memory that the kernel holds ready for them; the pool's are not concerned.
 CRASH_OPTIONS = ("reset_devices", "irqpoll", "transparent_hugepage=never", "panic=10")
+
+# What a small VM cannot give, or what would leave nothing for its kernel.
+_AMOUNTS_OF_RAM = frozenset(
+    "memmap mem crashkernel hugepages hugepagesz default_hugepagesz hugetlb_cma cma movablecore kernelcore".split()
+)
+# Only what matters on the console, since each character costs the VM its time; and an end instead of a long wait.
+_REHEARSAL_OPTIONS = ("console=ttyS0,115200n8", "loglevel=5", "panic=1")
+
 # kexec_file_load puts elfcorehdr= before a crash kernel's command line (MAX_ELFCOREHDR_STR_LEN, kexec-bzimage64.c).
 _ELFCOREHDR_BYTES = 30
 
@@ -161,6 +169,19 @@ def crash_command_line(line: str, ram: Sequence[Region] = ()) -> str:
     carried += [f"{RAM_OPTION}={_ram_entries(ram)}"] if ram else []
     words = [*kept, *added, *carried, *options[len(kernel) :]]
     return _checked_length(" ".join(words), LONGEST_BYTES - _ELFCOREHDR_BYTES)
+
+
+def rehearsal_command_line(line: str, pool: Region, boot: str) -> str:
+    """``line``, with which the next kernel is to be started, for a small VM that tries it out.
+
+    All options stay but those that speak of amounts of the host's RAM. ``pool`` stands for the host's, ``boot`` names
+    the script that the initrd runs instead of mounting the root file system, and the first serial line is the console.
+    """
+    options = split(line)
+    kernel = _kernel_options(line)
+    kept = [option for option in kernel if name_of(option) not in _AMOUNTS_OF_RAM]
+    added = (format_memmap(pool), f"boot={boot}", *_REHEARSAL_OPTIONS)
+    return _checked_length(" ".join([*kept, *added, *options[len(kernel) :]]))
 
 
 def crash_area_bytes(cmdline: str) -> int:

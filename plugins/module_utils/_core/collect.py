@@ -13,14 +13,25 @@ import re
 import shutil
 import socket
 import xml.etree.ElementTree as ET
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PoolFacts, QemuFacts, Region, VmFacts
+from .facts import (
+    CpuFacts,
+    Disk,
+    HostFacts,
+    KernelFacts,
+    Mount,
+    PoolFacts,
+    QemuFacts,
+    Region,
+    Service,
+    VmFacts,
+)
 from .hypervisor import Domain, Hypervisor, connect
 
 ROOT = Path("/")
@@ -44,7 +55,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
     """Everything preflight judges about this host. Raises HoldfastError when the host cannot be read at all."""
     running = _text(root / "proc/cmdline")
     journal_open, journal_generation, journal_error = _journal(config.state_dir)
-    libvirt_version, cpu_models = _of_libvirt()
+    libvirt = _libvirt()
     return HostFacts(
         hostname=socket.gethostname(),
         boot_id=_text(root / "proc/sys/kernel/random/boot_id"),
@@ -52,16 +63,18 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         architecture=os.uname().machine,
         cmdline=running,
         has_kvm=(root / "dev/kvm").exists(),
-        libvirt_version=libvirt_version,
-        libvirt_active=libvirt_version != (0, 0, 0),
+        libvirt_version=libvirt.version,
+        libvirt_active=libvirt.version != (0, 0, 0),
+        networks=libvirt.networks,
+        storage_pools=libvirt.storage_pools,
         qemu=qemu_facts(),
         kexec_tool=shutil.which("kexec") is not None,
         kexec_load_disabled=_text(root / "proc/sys/kernel/kexec_load_disabled") == "1",
         lockdown=lockdown(root),
         secure_boot=secure_boot(root),
         firmware_map=firmware_map(root),
-        mem_available_bytes=_mem_available(root),
-        cpu=replace(cpu_facts(_text(root / "proc/cpuinfo")), models=cpu_models),
+        mem_available_bytes=mem_available(root),
+        cpu=replace(cpu_facts(_text(root / "proc/cpuinfo")), models=libvirt.cpu_models),
         shared_mounts=shared_mounts(_text(root / "proc/self/mountinfo")),
         pool=pool_facts(config, running, root),
         memory_backing_dir=qemu_conf.memory_backing_dir(_text(root / "etc/libvirt/qemu.conf")),
@@ -236,6 +249,26 @@ def _bound_drivers(root: Path) -> List[str]:
     return sorted(name for name in found if name)
 
 
+def root_modules(root: Path = ROOT) -> Tuple[str, ...]:
+    """Modules that an initrd needs to mount the root file system: its type's, and those of the drivers of its disks."""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[4] == "/":
+            disks = _disks_of(root / "sys/dev/block" / left.split()[2])
+            found = {_module(above) for disk in disks for above in [disk, *disk.parents]}
+            return tuple(sorted({right.split()[0], *found} - {""}))
+    return ()
+
+
+def _disks_of(device: Path) -> List[Path]:
+    """What a block device stands on in the end: itself, or what a mapped or striped one is made of."""
+    if not device.exists():
+        return []
+    place = device.resolve()
+    below = sorted((place / "slaves").glob("*"))
+    return [disk for one in below for disk in _disks_of(one)] if below else [place]
+
+
 def _module(device: Path) -> str:
     link = device / "driver/module"
     return link.resolve().name.replace("-", "_") if link.exists() else ""
@@ -325,13 +358,23 @@ def _journal(state_dir: Path) -> Tuple[bool, str, str]:
     return current.state != "none", current.generation, ""
 
 
-def _of_libvirt() -> Tuple[Tuple[int, int, int], Tuple[str, ...]]:
-    """Its version, and the CPU models it can give; zeros and nothing when it does not answer."""
+@dataclass(frozen=True)
+class _Libvirt:
+    """What libvirt says of itself and its host; all zeros and empty when it does not answer."""
+
+    version: Tuple[int, int, int] = (0, 0, 0)
+    networks: Tuple[Service, ...] = ()
+    storage_pools: Tuple[Service, ...] = ()
+    cpu_models: Tuple[str, ...] = ()
+
+
+def _libvirt() -> _Libvirt:
     try:
         with connect() as hypervisor:
-            return hypervisor.libvirt_version(), usable_cpu_models(hypervisor.capabilities_xml())
+            models = usable_cpu_models(hypervisor.capabilities_xml())
+            return _Libvirt(hypervisor.libvirt_version(), hypervisor.networks(), hypervisor.storage_pools(), models)
     except HoldfastError:
-        return (0, 0, 0), ()
+        return _Libvirt()
 
 
 def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tuple[Region, ...]:
@@ -340,7 +383,8 @@ def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tup
     return tuple(replace(region, node=nodes.get(region.start, 0)) for region in reserved)
 
 
-def _mem_available(root: Path) -> int:
+def mem_available(root: Path = ROOT) -> int:
+    """Bytes of the host's own RAM that are free, or can be freed."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 

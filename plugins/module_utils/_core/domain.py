@@ -9,12 +9,13 @@ as the operator or libvirt wrote it, prefixes, comments and white space included
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from html import escape
 
 from . import devices as dev
-from .errors import BadInput
+from .errors import BadInput, VmError
 from .facts import RamBacking, RamFile, VmFacts
 from .xmltext import Document, Edit, Element
 
@@ -27,6 +28,11 @@ _RECORD = "original-memory-backing"
 _INCOMING = ("-incoming", "defer")
 _SHORT_NAME_LENGTH = 20
 _MIB = 1 << 20
+_LARGEST_SIZE = 1 << 62
+# What may stand before the root element, apart from a document type.
+_PROLOG = re.compile(r"\ufeff?(?:\s+|<\?.*?\?>|<!--.*?-->)*", re.DOTALL)
+# libvirt's words for <memoryBacking> and what is below it (domaincommon.rng).
+_BACKING_WORDS = frozenset("memoryBacking hugepages page nosharepages locked source access allocation discard".split())
 
 # Names of QEMU's default RAM block by machine type (default_ram_id); with NUMA cells libvirt names them ram-node<N>.
 _RAM_BLOCKS = {"pc": "pc.ram", "q35": "pc.ram", "microvm": "microvm.ram", "virt": "mach-virt.ram"}
@@ -69,20 +75,21 @@ def vm_facts(
     tsc = root.find("clock/timer[@name='tsc']")
     frequency = tsc.get("frequency") if tsc is not None else None
     return VmFacts(
-        name=_text(root, "name"),
+        # With its blanks: stripped, it would be another VM's.
+        name=root.findtext("name") or "",
         uuid=_text(root, "uuid"),
         title=_text(root, "title"),
         tags=tuple(_text(root, f"metadata/{{{TAGS_NAMESPACE}}}tags").split()),
         state=state,
-        domain_id=int(root.get("id", "-1")) if domain_id is None else domain_id,
+        domain_id=_number(root.get("id", "-1")) if domain_id is None else domain_id,
         ram_bytes=sum(entry.size_bytes for entry in files),
-        vcpus=int(_text(root, "vcpu") or 1),
+        vcpus=_number(_text(root, "vcpu") or "1"),
         machine=_attribute(root, "os/type", "machine"),
         emulator=_text(root, "devices/emulator"),
         cpu_mode=cpu.get("mode", "custom") if cpu is not None else "",
         cpu_model=_text(root, "cpu/model"),
         features=_cpu_features(root),
-        tsc_frequency=int(frequency) if frequency else None,
+        tsc_frequency=_number(frequency) if frequency else None,
         firmware=_firmware(root),
         ram_backing=_ram_backing(root),
         ram_discard=_discards(root),
@@ -118,7 +125,10 @@ def live_directories(domain_id: int, name: str) -> tuple[str, ...]:
 
     In a locale that cannot decode the name (the daemon started with LANG=C), libvirt counts bytes instead of
     characters and may cut one in two: such a name has surrogate escapes, as ``os.fsdecode`` makes them.
+    Raises VmError for a name that would lead elsewhere; libvirt defines no such VM.
     """
+    if "/" in name or "\0" in name:
+        raise VmError(f"VM {name!r}: its name cannot be part of a path", "give it a name without a slash")
     cut = name.encode("utf-8", "surrogateescape")[:_SHORT_NAME_LENGTH]
     by_bytes = f"{domain_id}-{cut.decode('utf-8', 'surrogateescape')}"
     return tuple(dict.fromkeys((live_directory(domain_id, name), by_bytes)))
@@ -126,11 +136,13 @@ def live_directories(domain_id: int, name: str) -> tuple[str, ...]:
 
 def _parsed(xml: str) -> ET.Element:
     # libvirt never writes a document type; one could only smuggle in entities that grow without end.
-    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
+    # It stands before the root element; the words themselves may be part of any VM's description.
+    prolog = _PROLOG.match(xml)
+    if xml.startswith("<!", prolog.end() if prolog else 0):
         raise BadInput("the domain XML has a document type", "use the XML as libvirt prints it (virsh dumpxml)")
     try:
         root = ET.fromstring(xml)
-    except ET.ParseError as error:
+    except (ET.ParseError, ValueError) as error:
         raise BadInput(f"the domain XML cannot be read: {error}", "look at the output of virsh dumpxml") from error
     if root.tag != "domain" or root.find("memory") is None:
         raise BadInput(f"<{root.tag}> is not a libvirt domain with <memory>", "look at the output of virsh dumpxml")
@@ -146,11 +158,20 @@ def _attribute(root: ET.Element, path: str, name: str) -> str:
     return element.get(name, "") if element is not None else ""
 
 
+def _number(text: str) -> int:
+    if not re.fullmatch(r"-1|[0-9]{1,18}", text.strip(), re.ASCII):
+        raise BadInput(f"{text!r} in the domain XML is not a number", "look at virsh dumpxml")
+    return int(text)
+
+
 def _bytes(number: str, unit: str) -> int:
     try:
-        return int(number) * _UNITS[unit.lower()]
+        size = int(number) * _UNITS[unit.lower()]
     except (KeyError, ValueError):
-        raise BadInput(f"{number} {unit} in the domain XML is not a size", "look at virsh dumpxml") from None
+        size = -1
+    if not 0 <= size < _LARGEST_SIZE:
+        raise BadInput(f"{number} {unit} in the domain XML is not a size", "look at virsh dumpxml")
+    return size
 
 
 def _size(element: ET.Element) -> int:
@@ -161,11 +182,19 @@ def _ram_files(root: ET.Element) -> tuple[RamFile, ...]:
     cells = root.findall("cpu/numa/cell")
     if cells:
         sized = ((cell, _bytes(cell.get("memory", "0"), cell.get("unit", "KiB"))) for cell in cells)
-        return tuple(RamFile(f"ram-node{cell.get('id')}", _whole_mib(size)) for cell, size in sized if size)
+        return tuple(RamFile(f"ram-node{_cell_number(cell)}", _whole_mib(size)) for cell, size in sized if size)
     # <memory> counts memory modules too; they have files of their own.
     modules = sum(_size(entry) for entry in root.findall("devices/memory/target/size"))
     main = sum(_size(entry) for entry in root.findall("memory")) - modules
     return (RamFile(_ram_block(_attribute(root, "os/type", "machine")), _whole_mib(main)),)
+
+
+def _cell_number(cell: ET.Element) -> int:
+    """Part of a file's name, so nothing but a number."""
+    text = cell.get("id", "")
+    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII):
+        raise BadInput(f"{text!r}, of a NUMA cell in the domain XML, is not a number", "look at virsh dumpxml")
+    return int(text)
 
 
 def _ram_block(machine: str) -> str:
@@ -263,7 +292,8 @@ def to_pool_backing(xml: str) -> tuple[str, bool]:
 def from_pool_backing(xml: str) -> tuple[str, bool]:
     """The definition as it was before ``to_pool_backing``; and whether that changed anything.
 
-    A ``<memoryBacking>`` that somebody has changed since is left alone: only the record goes.
+    A ``<memoryBacking>`` that somebody has changed since is left alone: only the record goes. Raises BadInput for a
+    record that holdfast did not write: a VM's metadata may be written by others than its definition.
     """
     root = _parsed(xml)
     record = root.find(f"metadata/{{{HOLDFAST_NAMESPACE}}}{_RECORD}")
@@ -275,7 +305,8 @@ def from_pool_backing(xml: str) -> tuple[str, bool]:
     if backing is None or not _in_pool(root):
         return plain, True
     if record.text:
-        return document.edited([Edit(backing.start, backing.end, record.text)]), True
+        original = _checked_record(_text(root, "name"), record.text)
+        return document.edited([Edit(backing.start, backing.end, original)]), True
     return document.edited([Edit(document.before(backing.start), backing.end, "")]), True
 
 
@@ -330,6 +361,20 @@ def _refuse_unconvertible(root: ET.Element) -> None:
                 f"NUMA cell {cell.get('id', '')} of VM {name} asks for private or discarded RAM",
                 "remove memAccess= and discard= from its <cell> elements",
             )
+
+
+def _checked_record(name: str, text: str) -> str:
+    """The text, if it says where RAM comes from and nothing else."""
+    try:
+        words = {entry.tag for entry in ET.fromstring(text).iter()} if text.startswith("<memoryBacking") else {""}
+    except ET.ParseError:
+        words = {""}
+    if not words <= _BACKING_WORDS:
+        raise BadInput(
+            f"VM {name}: <{_RECORD}> in its metadata is not what holdfast recorded",
+            "remove it, and write its <memoryBacking> by hand (virsh edit)",
+        )
+    return text
 
 
 def _pool_backing(document: Document, backing: Element | None) -> str:

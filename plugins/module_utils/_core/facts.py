@@ -109,6 +109,14 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class Service:
+    """An active network or storage pool of libvirt's; ``autostart``: it starts with the host."""
+
+    name: str
+    autostart: bool = True
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
@@ -124,6 +132,8 @@ class HostFacts:
     has_kvm: bool = False
     libvirt_version: Tuple[int, int, int] = (0, 0, 0)
     libvirt_active: bool = False
+    networks: Tuple[Service, ...] = ()
+    storage_pools: Tuple[Service, ...] = ()
     qemu: QemuFacts = field(default_factory=QemuFacts)
     kexec_tool: bool = False
     kexec_load_disabled: bool = False

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from .config import PoolConfig
 from .errors import CommandFailed, HoldfastError, VmError
 from .facts import RamFile
 from .journal import holds_suspended
+from .permit import checked
 from .pool import Content
 from .regions import range_text, size_text
 
@@ -101,7 +103,7 @@ class FsdaxPool:
         return self.config.vault
 
     def vault_of(self, uuid: str) -> Path:
-        return self.config.vault / uuid
+        return self.config.vault / checked(uuid)
 
     def ram_of(self, uuid: str) -> Tuple[Path, ...]:
         """Kept RAM files by name."""
@@ -120,9 +122,10 @@ class FsdaxPool:
         """Link the RAM files of a running VM under its uuid. Raises VmError when it has none on the pool."""
         live, kept = self._live(domain_id, name), self.vault_of(uuid) / "ram"
         shutil.rmtree(self.vault_of(uuid), ignore_errors=True)
-        kept.mkdir(parents=True, mode=0o700)
+        self.vault_of(uuid).mkdir(mode=0o700)
+        kept.mkdir(mode=0o700)
         for path in sorted(live.iterdir()):
-            os.link(path, kept / path.name)
+            _keep_file(path, kept / path.name, name)
         if not self.ram_of(uuid):
             raise VmError(f"VM {name} has no RAM file in {live}", "its RAM is not in the pool; see preflight")
         return tuple(RamFile(path.name, path.stat().st_size) for path in self.ram_of(uuid))
@@ -238,9 +241,28 @@ def mount_options(root: Path, mount_point: Path) -> Optional[str]:
     return found
 
 
+def _keep_file(path: Path, kept: Path, name: str) -> None:
+    """A second name for a RAM file. Raises VmError for anything else.
+
+    The directory belongs to QEMU's user. What is linked is looked at by its new name, which nobody but root can change:
+    a symbolic link would be followed by root, a pipe would never let go of who opens it.
+    """
+    try:
+        os.link(path, kept, follow_symlinks=False)
+        plain = stat.S_ISREG(kept.lstat().st_mode)
+    except PermissionError:  # a directory cannot be linked
+        plain = False
+    if not plain:
+        kept.unlink(missing_ok=True)
+        raise VmError(f"VM {name}: {path} is no plain file", "shut the VM down, and find out who put it there")
+
+
 def _allocate(path: Path, size_bytes: int, name: str) -> None:
     """Room for one RAM file, owned like its directory. It reads as zeros; no page is touched."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise VmError(f"VM {name} cannot start: no RAM file {path}: {exc.strerror}") from exc
     try:
         owner = path.parent.stat()
         os.fchown(handle, owner.st_uid, owner.st_gid)

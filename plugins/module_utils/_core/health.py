@@ -34,7 +34,7 @@ def problems(wanted: Request, journal: Journal) -> List[str]:
     except HoldfastError as exc:
         found.append(exc.message)
     if wanted.health_command:
-        found += _command_problems(wanted.health_command)
+        found += command_problems("the health command", wanted.health_command)
     return found
 
 
@@ -43,9 +43,10 @@ def damage(new_taint: int) -> List[str]:
     return [f"the kernel reports {what}" for bit, what in DAMAGE.items() if new_taint >> bit & 1]
 
 
-def _command_problems(command: str) -> List[str]:
+def command_problems(name: str, command: str) -> List[str]:
+    """What an operator's own shell command finds, called ``name``: nothing when it succeeds."""
     try:
         run(["/bin/sh", "-c", command], timeout_s=COMMAND_LIMIT_S)
     except CommandFailed as exc:
-        return [f"the health command says no: {exc.message}"]
+        return [f"{name} says no: {exc.message}"]
     return []

@@ -8,13 +8,30 @@ libvirt waits for the hook and takes a failure as a veto. The hook must not call
 
 from __future__ import annotations
 
+from typing import BinaryIO
+
 from . import permit
 from .config import Config
 from .domain import vm_facts
-from .errors import HoldfastError
+from .errors import BadInput, HoldfastError
 from .facts import RamBacking, VmFacts
 from .journal import OPEN, open_journal
 from .pool import open_pool
+from .printable import argument
+
+# Far above what libvirt itself takes over its own connection (4 MiB for one text).
+LARGEST_XML = 16 << 20
+
+
+def read_definition(stream: BinaryIO) -> str:
+    """The VM's definition, as libvirt hands it to its hook. Raises BadInput for what libvirt would never write."""
+    text = stream.read(LARGEST_XML + 1)
+    if len(text) > LARGEST_XML:
+        raise BadInput(f"the domain XML is larger than {LARGEST_XML >> 20} MiB", "look at virsh dumpxml")
+    try:
+        return text.decode()
+    except UnicodeDecodeError as exc:
+        raise BadInput(f"the domain XML is not UTF-8: {exc}", "look at virsh dumpxml") from exc
 
 
 def run(config: Config, operation: str, sub_operation: str, xml: str) -> None:
@@ -39,7 +56,8 @@ def _forbid_second_life(config: Config, vm: VmFacts) -> None:
         raise HoldfastError(found, "it must not be started from its disk; see holdfast-agent status")
     if entry["state"] == "lost" and not entry.get("may_restart"):
         found = f"VM {vm.name} lost its RAM in generation {journal.generation}, and its policy forbids a fresh start"
-        raise HoldfastError(found, f"to start it from its disk all the same: holdfast-agent give-up {vm.name}")
+        remedy = f"holdfast-agent give-up -- {argument(vm.name)}"
+        raise HoldfastError(found, f"to start it from its disk all the same: {remedy}")
 
 
 def _place(config: Config, vm: VmFacts) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Iterator, List, Tuple
 
 from .errors import HoldfastError, VmError
+from .facts import Service
 
 try:
     import libvirt
@@ -142,6 +143,23 @@ class Hypervisor:
             return Domain(self.connection.defineXML(xml))
         except libvirt.libvirtError as exc:
             raise VmError(f"libvirt refuses the definition: {exc}") from exc
+
+    def networks(self) -> Tuple[Service, ...]:
+        """libvirt's active networks; none where it has no networks, or does not answer for them."""
+        return self._services("listAllNetworks", "VIR_CONNECT_LIST_NETWORKS_ACTIVE")
+
+    def storage_pools(self) -> Tuple[Service, ...]:
+        """libvirt's active storage pools; none where it has none, or does not answer for them."""
+        return self._services("listAllStoragePools", "VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE")
+
+    def _services(self, method: str, which: str) -> Tuple[Service, ...]:
+        # Daemons of their own, where libvirt's modular ones run: they may be absent while that of QEMU is well.
+        try:
+            found = getattr(self.connection, method)(getattr(libvirt, which))
+            services = [Service(one.name(), bool(one.autostart())) for one in found]
+        except libvirt.libvirtError:
+            return ()
+        return tuple(sorted(services, key=lambda one: one.name))
 
     def libvirt_version(self) -> Tuple[int, int, int]:
         return _version(int(self.connection.getLibVersion()))

@@ -73,12 +73,13 @@ ExecStart={PATH} live-update
 ExecStopPost={PATH} recover
 """
 
+# The VM's name stays behind ($1): a name that begins with a dash is an option to whoever is called with it.
 # By way of /usr/bin/python3: that is what AppArmor's profile of libvirtd lets leave its confinement.
 HOOK_SCRIPT = f"""\
 #!/bin/sh
 # Written by holdfast. Gives VMs their RAM in the pool; a failure is a veto.
 case "$2/$3" in
-    prepare/begin | start/begin) exec /usr/bin/python3 -I {PATH} hook "$1" "$2" "$3" "$4" ;;
+    prepare/begin | start/begin) exec /usr/bin/python3 -I {PATH} hook "$2" "$3" ;;
 esac
 exit 0
 """

@@ -239,6 +239,7 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "boot_id": {"from": entry["boot_id"], "to": ""},
         "reason": "",
         "taint": entry.get("taint", 0),
+        "before": entry.get("before", {}),
         "fell_back": False,
         "phases": [],
         "vms": vms,

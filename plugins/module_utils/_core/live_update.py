@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import asdict
 from typing import Any, Dict
 
-from . import attach, deadline, guard, kexec, lanes, monitor
+from . import attach, deadline, gates, guard, kexec, lanes, monitor
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, next_command_line
@@ -59,6 +60,7 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         qemu=monitor.qemu_version(first) if first else "",
         boot_id=kexec.boot_id(),
         taint=kexec.taint(),
+        before=asdict(gates.look(hypervisor)),
         vms=names,
     )
     return journal

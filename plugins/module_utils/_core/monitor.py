@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The core's one door to QMP: QEMU's monitor, through libvirt."""
+"""The core's one door to QMP: QEMU's monitor, through libvirt; and to the agent in a guest, by the same way."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ except ImportError:
     libvirt = libvirt_qemu = None
 
 QUEUE_SIZE_PROPERTIES = {"virtio-blk": "queue-size", "virtio-net": "rx_queue_size", "virtio-scsi": "virtqueue_size"}
+GUEST_AGENT = "org.qemu.guest_agent.0"
 STATE_FDSET = 7429  # any number that libvirt, counting from 0, will not reach
 
 
@@ -38,6 +39,17 @@ def qemu_version(domain: Domain) -> str:
     """Version of the QEMU that runs this VM, for example ``10.0.13``."""
     version = execute(domain, "query-version")["qemu"]
     return f"{version['major']}.{version['minor']}.{version['micro']}"
+
+
+def guest_agent_answers(domain: Domain, limit_s: int) -> bool:
+    """Whether the VM has an agent in its guest, and it answers within ``limit_s`` seconds. Raises VmError."""
+    if GUEST_AGENT not in domain.xml():  # libvirt would log an error for each VM without one
+        return False
+    try:
+        libvirt_qemu.qemuAgentCommand(domain.raw, json.dumps({"execute": "guest-ping"}), limit_s, 0)
+    except libvirt.libvirtError:
+        return False
+    return True
 
 
 def oversized_queues(domain: Domain) -> Tuple[str, ...]:

@@ -19,17 +19,24 @@ from .errors import HoldfastError
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def _path(uuid: str) -> Path:
+def checked(uuid: str) -> str:
+    """``uuid``, which is part of a path. Raises HoldfastError for what is none, or is not as libvirt writes it."""
     if not UUID.fullmatch(uuid):
         raise HoldfastError(f"{uuid!r} is not a VM's uuid")
-    return RUN_DIR / "restoring" / uuid
+    return uuid
+
+
+def _path(uuid: str) -> Path:
+    return RUN_DIR / "restoring" / checked(uuid)
 
 
 @contextmanager
 def granted(uuid: str) -> Iterator[None]:
     """Let libvirt start this VM, on its kept RAM, while the block runs."""
     path = _path(uuid)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # One by one: mkdir gives its mode to the last directory only.
+    RUN_DIR.mkdir(exist_ok=True, mode=0o700)
+    path.parent.mkdir(exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
     try:
         yield

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from . import cmdline, regions
 from .errors import Refused
-from .facts import Blocker, HostFacts, KernelFacts, QemuFacts, RamBacking, Treatment, Verdict, VmFacts
+from .facts import Blocker, HostFacts, KernelFacts, QemuFacts, RamBacking, Service, Treatment, Verdict, VmFacts
 from .policy import Decision
+from .printable import argument
 
 _MIB = 1 << 20
 
@@ -528,6 +529,23 @@ def _queues(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
         )
 
 
+def _autostart(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    """After a jump libvirt has what starts with the host, and nothing else."""
+    volumes = {disk.source.partition("/")[0] for disk in vm.disks if disk.kind == "volume"}
+    for service in case.host.networks:
+        if service.name in vm.networks and not service.autostart:
+            yield _no_autostart(vm, "network", f"virsh net-autostart {argument(service.name)}", service)
+    for service in case.host.storage_pools:
+        if service.name in volumes and not service.autostart:
+            yield _no_autostart(vm, "storage pool", f"virsh pool-autostart {argument(service.name)}", service)
+
+
+def _no_autostart(vm: VmFacts, what: str, remedy: str, service: Service) -> Blocker:
+    found = f"it needs libvirt's {what} {service.name}, which does not start with the host"
+    why = "after the jump it could not be restored"
+    return Blocker(f"{what.replace(' ', '-')}-no-autostart", f"{found}: {why}", remedy, vm.name)
+
+
 # --- worth knowing about a VM --------------------------------------------------------------------------------------
 
 
@@ -612,7 +630,7 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _pool_room,
     _host_memory,
 )
-VM_BLOCKERS: tuple[_VmCheck, ...] = (_state, _ram, _devices, _disks, _machine, _tsc, _queues)
+VM_BLOCKERS: tuple[_VmCheck, ...] = (_state, _ram, _devices, _disks, _machine, _tsc, _queues, _autostart)
 HOST_WARNINGS: tuple[_HostCheck, ...] = (_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known)
 VM_WARNINGS: tuple[_VmCheck, ...] = (_paused, _cpu_may_change, _definition, _watched, _late_disks)
 

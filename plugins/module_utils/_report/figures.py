@@ -5,18 +5,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Optional
+
+from .._core.printable import printable as printable
 
 UNKNOWN = "\u2013"
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-# Separators and controls may break a line, colour a terminal or turn the reading direction: shown, never obeyed.
-_UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
-
-def printable(text: object) -> str:
-    """``text`` with control and direction characters replaced: names of VMs are chosen by strangers."""
-    return "".join("\ufffd" if unicodedata.category(char) in _UNPRINTABLE else char for char in str(text))
 
 
 def shortened(text: str, limit: int) -> str:

@@ -9,7 +9,7 @@ import os
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 
-from ..upgrade import Wish, ansible_environment, by_name, chosen_hosts
+from ..upgrade import Wish, ansible_environment, by_name, chosen_hosts, with_files
 from . import controller, host
 from .findings import Examination
 from .route import inventory_variables
@@ -20,6 +20,7 @@ def examined(wish: Wish) -> list[Examination]:
     if not wish.inventory.exists():
         raise BadInput(f"inventory {wish.inventory} does not exist", "name an inventory file or directory with -i")
     environment = ansible_environment(os.environ)
-    names = by_name(chosen_hosts(wish, environment))
-    variables = inventory_variables(wish, environment)
+    with with_files(wish) as wish:
+        names = by_name(chosen_hosts(wish, environment))
+        variables = inventory_variables(wish, environment)
     return [controller.examine(environment), *host.examine_all({name: variables.get(name, {}) for name in names})]

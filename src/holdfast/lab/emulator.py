@@ -81,9 +81,8 @@ def accelerator() -> Accelerator:
 def cpus(accelerator_name: str) -> int:
     """How many CPUs a lab hypervisor gets.
 
-    One under emulation: of two that really run side by side, one is now and then corrupted while it runs a guest, and
-    the hypervisor's kernel dies (hosts.emulator_failed). Where that was seen three times within eight minutes, a single
-    CPU held, and booted no slower.
+    One under emulation. With two, emulated SVM mixes up guest and hypervisor, and the hypervisor's kernel dies
+    (hosts.emulator_failed): in five labs of six on an idle machine, mostly within a minute of their guests' time.
     """
     return 1 if accelerator_name == "tcg" else 2
 

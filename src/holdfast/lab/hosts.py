@@ -158,7 +158,8 @@ def emulator_failed(host: Host) -> bool:
 
     Two faults of QEMU's emulated SVM are known (10.0.2; the first one's code is the same in 11.1.3). It asserts when a
     guest writes CR8 while an interrupt waits for it, which 64-bit UEFI firmware does at each of its timer ticks. And
-    now and then it corrupts the stack of a hypervisor's thread that runs a guest.
+    with two CPUs it now and then runs the hypervisor's code in place of a guest's, with the guest's segments: one page
+    fault in another, until the thread's stack is full.
     """
     if host.accel != "tcg":
         return False
