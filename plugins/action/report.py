@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import 
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.schema import violations
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.summary import summary_lines
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._whole_file import replace
 
 ARGUMENTS = {
     "dest": {"type": "path", "required": True},
@@ -96,19 +95,3 @@ def same_as(path: Path, report: dict[str, Any]) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(before, dict) and {**before, "created": ""} == {**report, "created": ""}
-
-
-def replace(path: Path, content: str) -> None:
-    """Write a whole file or leave the old one: a reader never sees half a report."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        # mkstemp makes files for one user; a report is for everyone whom the directory lets in.
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -41,13 +41,18 @@ options:
     suboptions:
       match:
         description:
-          - Exactly one of C(name), C(uuid) and C(title), with a text; name and title may be patterns. Without it the
-            rule matches every VM.
+          - Exactly one of C(name), C(uuid), C(title) and C(tag), with a text; all but uuid may be patterns. Without it
+            the rule matches every VM. Tags are words in the VM's libvirt metadata, below C(urn:holdfast:tags:1).
         type: dict
       treatment:
-        description: What happens to the VM.
+        description: What happens to the VM, C(in_place) when left out. Short for one entry in O(policy[].treatments).
         type: str
-        default: in_place
+      treatments:
+        description:
+          - What may happen to the VM, the preferred treatment first. This module carries out C(in_place) only, and
+            refuses a rule that prefers another one.
+        type: list
+        elements: str
       priority:
         description: From 0 to 100. Higher is more important; suspended later, restored earlier.
         type: int
@@ -55,6 +60,18 @@ options:
       max_pause_s:
         description: Seconds that the VM may be paused. No limit when left out.
         type: float
+      critical:
+        description: Whether the VM must not be paused. Its treatments are C(live) and C(defer) then. For the plan.
+        type: bool
+        default: false
+      group:
+        description: The group of C(holdfast_groups) that the VM is a member of. For the plan.
+        type: str
+        default: ""
+      return_home:
+        description: Whether the VM comes back to its host after a live migration. For the plan.
+        type: bool
+        default: false
       may_restart:
         description:
           - Whether the VM may be started afresh from its disk when its RAM is lost, by a power cut for example.
@@ -272,9 +289,13 @@ ARGUMENTS: Dict[str, Any] = {
         "default": [],
         "options": {
             "match": {"type": "dict"},
-            "treatment": {"type": "str", "default": "in_place"},
+            "treatment": {"type": "str"},
+            "treatments": {"type": "list", "elements": "str"},
             "priority": {"type": "int", "default": 50},
             "max_pause_s": {"type": "float"},
+            "critical": {"type": "bool", "default": False},
+            "group": {"type": "str", "default": ""},
+            "return_home": {"type": "bool", "default": False},
             "may_restart": {"type": "bool", "default": False},
         },
     },

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         description="Upgrade KVM hypervisors under the feet of their virtual machines.",
     )
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _register_plan(commands)
     _register_upgrade(commands)
     _register_recover(commands)
     _register_status(commands)
@@ -77,6 +78,19 @@ def _register_guest(name: str, commands: Any) -> None:
             raise
         return
     module.register(commands)
+
+
+def _register_plan(commands: Any) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="say what would happen to each VM, which hosts go together, and how long it takes; touches nothing",
+        epilog="exit codes: 0 a plan for every host, 2 no plan, 3 a plan that leaves hosts out",
+    )
+    _add_hosts(command)
+    command.add_argument("--json", action="store_true", help="print the plan as JSON")
+    command.add_argument("--vms", action="store_true", help="name every VM, not only those that do not stay in place")
+    command.add_argument("--dir", type=Path, metavar="DIR", help="where plan.json and plan.html go")
+    command.set_defaults(func=_plan)
 
 
 def _register_upgrade(commands: Any) -> None:
@@ -172,6 +186,32 @@ def _register_report(commands: Any) -> None:
     command.add_argument("path", type=Path, metavar="PATH", help="report.json, or the directory it is in")
     command.add_argument("--html", type=Path, metavar="OUT", help="write the page to this file instead")
     command.set_defaults(func=_report)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .plan import make
+    from .plan_view import drawing, exceptions
+    from .upgrade import PLAN, Wish
+
+    wish = Wish(
+        inventory=arguments.inventory,
+        limit=arguments.limit,
+        extra_vars=tuple(arguments.extra_vars),
+        campaign="plan",
+        plan_dir=arguments.dir,
+        playbook=PLAN,
+    )
+    plan = make(wish)
+    path = plan.pop("plan_json")
+    if arguments.json:
+        print(json.dumps(plan))
+    else:
+        console = Console()
+        console.print(drawing(plan, plan["vms"] if arguments.vms else exceptions(plan)))
+        console.print(f"plan: {path}", soft_wrap=True, markup=False)
+    return ExitCode.DONE if plan["complete"] else ExitCode.REFUSED
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:

@@ -49,6 +49,7 @@ from .view import View
 
 UPGRADE = "holdfast.kvm.upgrade"
 RECOVER = "holdfast.kvm.recover"
+PLAN = "holdfast.kvm.plan"
 PROGRESS_FILE_VARIABLE = "HOLDFAST_PROGRESS_FILE"
 DEFAULT_COLLECTIONS = ("~/.ansible/collections", "/usr/share/ansible/collections")
 REDRAW_S = 0.2
@@ -64,6 +65,7 @@ class Wish:
     extra_vars: tuple[str, ...] = ()
     campaign: str = "upgrade"
     report_dir: Path | None = None
+    plan_dir: Path | None = None
     playbook: str = UPGRADE
 
 
@@ -261,6 +263,7 @@ def runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
             "holdfast_stop_file": str(place.stop_file),
             "report_campaign": wish.campaign,
             "report_dest": str(wish.report_dir.absolute() if wish.report_dir else place.root),
+            "plan_dest": str(wish.plan_dir.absolute() if wish.plan_dir else place.root),
         }
         arguments = ["--extra-vars", json.dumps(ours), *ansible_arguments(wish)]
         done = ansible_runner.run(

@@ -293,3 +293,43 @@ def test_a_damaged_journal_is_a_fact_and_no_failure(tmp_path: Path) -> None:
     is_open, generation, error = collect._journal(tmp_path)
     assert (is_open, generation) == (True, "")
     assert "damaged" in error
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+model name\t: AMD EPYC 7702 64-Core Processor
+flags\t\t: fpu svm avx2
+power management: ts
+
+processor\t: 1
+vendor_id\t: AuthenticAMD
+"""
+CAPABILITIES = """<domainCapabilities><cpu>
+  <mode name='host-model' supported='yes'><model fallback='forbid'>EPYC-Rome</model></mode>
+  <mode name='custom' supported='yes'>
+    <model usable='yes' vendor='AMD'>EPYC</model><model usable='no'>Skylake-Server</model>
+  </mode>
+</cpu></domainCapabilities>"""
+MOUNTINFO = """22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+31 22 0:40 / /srv/vms rw,relatime shared:9 - nfs4 nas:/export/vms rw,vers=4.2
+"""
+
+
+def test_the_processor_as_the_kernel_describes_it() -> None:
+    found = collect.cpu_facts(CPUINFO.strip())
+    assert (found.vendor, found.name, found.flags, found.count) == (
+        "AuthenticAMD",
+        "AMD EPYC 7702 64-Core Processor",
+        ("fpu", "svm", "avx2"),
+        2,
+    )
+    assert collect.cpu_facts("").count == 0
+
+
+def test_cpu_models_are_those_that_can_be_given_here() -> None:
+    assert collect.usable_cpu_models(CAPABILITIES) == ("EPYC",)
+    assert collect.usable_cpu_models("<domainCapabilities/>") == ()
+
+
+def test_shared_file_systems_are_those_of_the_network() -> None:
+    assert collect.shared_mounts(MOUNTINFO) == (facts.Mount("/srv/vms", "nas:/export/vms"),)

@@ -63,6 +63,18 @@ def test_the_usual_facts() -> None:
     assert (facts.ram_backing, facts.ram_files) == (RamBacking.FILE_SHARED, (RamFile("pc.ram", 512 * MIB),))
 
 
+def test_tags_are_words_in_metadata_of_their_own() -> None:
+    tags = "<metadata><t:tags xmlns:t='urn:holdfast:tags:1'>shop  prod-eu\n</t:tags></metadata>"
+    assert domain.vm_facts(vm(top=tags)).tags == ("shop", "prod-eu")
+    assert domain.vm_facts(vm()).tags == ()
+
+
+def test_the_cpu_model_is_known() -> None:
+    cpu = "<cpu mode='custom' match='exact'><model fallback='forbid'>EPYC-Rome</model></cpu>"
+    facts = domain.vm_facts(vm(top=cpu))
+    assert (facts.cpu_mode, facts.cpu_model) == ("custom", "EPYC-Rome")
+
+
 def test_a_domain_id_given_wins() -> None:
     assert domain.vm_facts(vm()).domain_id == -1
     assert domain.vm_facts(vm(), domain_id=3).domain_id == 3

@@ -71,10 +71,14 @@ def fleet(tmp_path: Path) -> Fleet:
 def variables(listed: dict[str, Any], name: str) -> dict[str, Any]:
     """Those of a VM, without the prefix; texts from libvirt are marked as not to be templated."""
     found = listed["_meta"]["hostvars"][name]
-    return {
-        key.removeprefix("holdfast_vm_"): value.get("__ansible_unsafe") if isinstance(value, dict) else value
-        for key, value in found.items()
-    }
+    return {key.removeprefix("holdfast_vm_"): plain(value) for key, value in found.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value as it was before it was marked."""
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    return value.get("__ansible_unsafe") if isinstance(value, dict) else value
 
 
 def test_vms_are_listed_per_host_with_their_policy(fleet: Fleet) -> None:
@@ -87,7 +91,7 @@ def test_vms_are_listed_per_host_with_their_policy(fleet: Fleet) -> None:
     assert variables(listed, "db1.hv1") == {
         "host": "hv1", "name": "db1", "uuid": uuid(0), "title": "orders", "state": "running", "ram_bytes": 512 << 20,
         "treatment": "in_place", "reason": "by rule 1 (name db*)", "priority": 90, "max_pause_s": 2.5,
-        "may_restart": False,
+        "may_restart": False, "treatments": ["in_place"], "critical": False, "group": "", "return_home": False,
     }  # fmt: skip
     assert variables(listed, "web.hv1")["state"] == "shutoff"
     assert variables(listed, "web.hv1")["priority"] == 50

@@ -14,7 +14,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Tr
 VMS = (
     VmFacts(name="db-1", uuid="aaaa-1", title="main database"),
     VmFacts(name="db-2", uuid="aaaa-2"),
-    VmFacts(name="web", uuid="bbbb-1", title="front [blue]"),
+    VmFacts(name="web", uuid="bbbb-1", title="front [blue]", tags=("shop", "prod-eu")),
 )
 
 
@@ -38,6 +38,9 @@ def test_without_rules_every_vm_stays_in_place() -> None:
         ({"uuid": "BBBB-1"}, {"web"}),
         ({"title": "main*"}, {"db-1"}),
         ({"title": "main database"}, {"db-1"}),
+        ({"tag": "shop"}, {"web"}),
+        ({"tag": "prod-*"}, {"web"}),
+        ({"tag": "nobody-has-it-yet"}, set()),
         ({}, {"db-1", "db-2", "web"}),
         (None, {"db-1", "db-2", "web"}),
     ],
@@ -117,3 +120,77 @@ def test_the_least_important_vm_is_suspended_first_and_restored_last() -> None:
     decisions = tuple(decided([{"match": {"name": "web"}, "priority": 90}, {"match": {"name": "db-2"}}]).values())
     assert [decision.name for decision in policy.suspend_order(decisions)] == ["db-1", "db-2", "web"]
     assert [decision.name for decision in policy.restore_order(decisions)] == ["web", "db-1", "db-2"]
+
+
+ANY = tuple(Treatment)
+
+
+def planned(entry: dict[str, object]) -> policy.Rule:
+    return policy.parse_rules([entry], available=ANY)[0]
+
+
+def test_treatments_are_allowed_in_their_order() -> None:
+    rule = planned({"treatments": ["live", "in_place"], "return_home": True, "group": "db"})
+    assert rule.treatments == (Treatment.LIVE, Treatment.IN_PLACE)
+    assert (rule.return_home, rule.group) == (True, "db")
+    decision = policy.decide((rule,), VMS)[0]
+    assert (decision.treatment, decision.treatments, decision.group) == (Treatment.LIVE, rule.treatments, "db")
+
+
+def test_the_host_takes_a_rule_that_prefers_in_place_and_refuses_another_preference() -> None:
+    assert decided([{"treatments": ["in_place", "live"]}])["web"].treatment is Treatment.IN_PLACE
+    for entry in ({"treatments": ["live", "in_place"]}, {"critical": True}):
+        with pytest.raises(BadInput, match="live is not available yet"):
+            policy.parse_rules([entry])
+
+
+def test_a_critical_vm_is_moved_live_unless_it_says_otherwise() -> None:
+    assert planned({"critical": True}).treatments == (Treatment.LIVE,)
+    assert planned({"critical": True, "treatments": ["live", "defer"]}).treatments[-1] is Treatment.DEFER
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"critical": True, "treatment": "in_place"}, ["rule 1", "critical", "in_place"]),
+        ({"critical": True, "treatments": ["live", "cold"]}, ["critical", "cold"]),
+        ({"treatment": "live", "treatments": ["live"]}, ["both treatment and treatments"]),
+        ({"return_home": True}, ["return_home", "never moved (in_place)"]),
+        ({"treatments": []}, ["is not a list"]),
+        ({"treatments": "live"}, ["is not a list"]),
+        ({"treatments": ["live", "live"]}, ["twice"]),
+        ({"treatments": ["live", "fly"]}, ["fly"]),
+        ({"group": ["db"]}, ["group"]),
+        ({"critical": "yes"}, ["critical 'yes'", "true or false"]),
+        ({"return_home": 1}, ["return_home 1"]),
+    ],
+)
+def test_a_rule_that_contradicts_itself_is_refused(entry: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(BadInput) as refusal:
+        planned(entry)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{"priority": 10}, {"match": {"name": "db-*"}, "priority": 90}],
+        [{"match": {"name": "db-*"}}, {"match": {"name": "db-*"}, "priority": 90}],
+        [{}, {}],
+    ],
+)
+def test_a_rule_that_can_never_apply_contradicts_the_one_before_it(entries: list[object]) -> None:
+    with pytest.raises(BadInput, match=r"rule 2 contradicts rule 1: it never applies"):
+        policy.parse_rules(entries)
+
+
+def test_an_error_says_where_the_rule_is_written() -> None:
+    origins = ("/inventory/all.yml:7", "/inventory/all.yml:9")
+    with pytest.raises(BadInput, match=r"policy rule 2 at /inventory/all.yml:9: priority -1"):
+        policy.parse_rules([{"match": {"name": "a"}}, {"priority": -1}], origins)
+    rules = policy.parse_rules([{"match": {"name": "db-7"}}], origins)
+    with pytest.raises(
+        BadInput, match=r"policy rule 1 \(name db-7\) at /inventory/all.yml:7: there is no VM with this name"
+    ):
+        policy.decide(rules, VMS)

@@ -12,14 +12,26 @@ import os
 import re
 import shutil
 import socket
-from dataclasses import replace
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import HostFacts, KernelFacts, PoolFacts, QemuFacts, Region, Service, VmFacts
+from .facts import (
+    CpuFacts,
+    Disk,
+    HostFacts,
+    KernelFacts,
+    Mount,
+    PoolFacts,
+    QemuFacts,
+    Region,
+    Service,
+    VmFacts,
+)
 from .hypervisor import Domain, Hypervisor, connect
 
 ROOT = Path("/")
@@ -31,6 +43,8 @@ SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e09
 
 # What the next kernel needs to find the pool, mount it, and run VMs. libnvdimm is what nd_e820 and nd_pmem stand on.
 POOL_DRIVERS = ("libnvdimm", "nd_e820", "nd_pmem", "ext4")
+# File systems whose content is the same wherever they are mounted.
+SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
 KVM_DRIVERS = {"svm": ("kvm", "kvm_amd"), "vmx": ("kvm", "kvm_intel")}
 
 
@@ -41,7 +55,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
     """Everything preflight judges about this host. Raises HoldfastError when the host cannot be read at all."""
     running = _text(root / "proc/cmdline")
     journal_open, journal_generation, journal_error = _journal(config.state_dir)
-    libvirt_version, networks, storage_pools = _libvirt()
+    libvirt = _libvirt()
     return HostFacts(
         hostname=socket.gethostname(),
         boot_id=_text(root / "proc/sys/kernel/random/boot_id"),
@@ -49,10 +63,10 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         architecture=os.uname().machine,
         cmdline=running,
         has_kvm=(root / "dev/kvm").exists(),
-        libvirt_version=libvirt_version,
-        libvirt_active=libvirt_version != (0, 0, 0),
-        networks=networks,
-        storage_pools=storage_pools,
+        libvirt_version=libvirt.version,
+        libvirt_active=libvirt.version != (0, 0, 0),
+        networks=libvirt.networks,
+        storage_pools=libvirt.storage_pools,
         qemu=qemu_facts(),
         kexec_tool=shutil.which("kexec") is not None,
         kexec_load_disabled=_text(root / "proc/sys/kernel/kexec_load_disabled") == "1",
@@ -60,6 +74,8 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         secure_boot=secure_boot(root),
         firmware_map=firmware_map(root),
         mem_available_bytes=mem_available(root),
+        cpu=replace(cpu_facts(_text(root / "proc/cpuinfo")), models=libvirt.cpu_models),
+        shared_mounts=shared_mounts(_text(root / "proc/self/mountinfo")),
         pool=pool_facts(config, running, root),
         memory_backing_dir=qemu_conf.memory_backing_dir(_text(root / "etc/libvirt/qemu.conf")),
         state_dir=str(config.state_dir),
@@ -114,6 +130,36 @@ def volatile_paths(root: Path = ROOT) -> Tuple[str, ...]:
     """Mount points of file systems in RAM that is lost in a jump."""
     lines = _text(root / "proc/self/mountinfo").splitlines()
     return tuple(line.split()[4] for line in lines if line.partition(" - ")[2].split()[0] in ("tmpfs", "ramfs"))
+
+
+def cpu_facts(cpuinfo: str) -> CpuFacts:
+    """From the text of /proc/cpuinfo; ``count`` is the number of logical processors."""
+    first, *others = cpuinfo.split("\n\n")
+    entries = dict(line.partition(":")[::2] for line in first.splitlines())
+    known = {key.strip(): value.strip() for key, value in entries.items()}
+    return CpuFacts(
+        vendor=known.get("vendor_id", ""),
+        name=known.get("model name", ""),
+        flags=tuple(known.get("flags", "").split()),
+        count=len(others) + 1 if known else 0,
+    )
+
+
+def shared_mounts(mountinfo: str) -> Tuple[Mount, ...]:
+    """Network file systems among the lines of /proc/self/mountinfo (proc(5): mount point, " - ", type, source)."""
+    parts = (line.partition(" - ") for line in mountinfo.splitlines())
+    found = ((before.split(), after.split()) for before, _, after in parts)
+    return tuple(
+        Mount(before[4], after[1])
+        for before, after in found
+        if len(before) > 4 and len(after) > 1 and after[0] in SHARED_FILE_SYSTEMS
+    )
+
+
+def usable_cpu_models(capabilities: str) -> Tuple[str, ...]:
+    """CPU models that libvirt's domain capabilities call usable on this host."""
+    models = ET.fromstring(capabilities).findall("cpu/mode[@name='custom']/model[@usable='yes']")
+    return tuple((model.text or "").strip() for model in models)
 
 
 def pool_facts(config: Config, running: str, root: Path = ROOT) -> PoolFacts:
@@ -264,7 +310,7 @@ def _vm(one: Domain, config: Config) -> VmFacts:
         migration_blockers=_migration_blockers(one),
     )
     if facts.domain_id >= 0:
-        facts = replace(facts, **_of_its_qemu(one))
+        facts = replace(facts, disks=_sized(one, facts.disks), **_of_its_qemu(one))
     blocked = one.block_jobs(tuple(disk.target for disk in facts.disks if disk.source)) if not facts.job else ()
     return replace(facts, job=f"block job on {', '.join(blocked)}") if blocked else facts
 
@@ -288,6 +334,10 @@ def _migration_blockers(one: Domain) -> Tuple[str, ...]:
         return (f"QEMU does not say whether its state can be saved: {error.message}",)
 
 
+def _sized(one: Domain, disks: Sequence[Disk]) -> Tuple[Disk, ...]:
+    return tuple(replace(disk, size_bytes=one.disk_bytes(disk.target)) if disk.source else disk for disk in disks)
+
+
 def _of_its_qemu(one: Domain) -> Dict[str, Any]:
     """What only the VM's own QEMU knows; nothing when it does not answer, which is a blocker of its own."""
     try:
@@ -308,13 +358,23 @@ def _journal(state_dir: Path) -> Tuple[bool, str, str]:
     return current.state != "none", current.generation, ""
 
 
-def _libvirt() -> Tuple[Tuple[int, int, int], Tuple[Service, ...], Tuple[Service, ...]]:
-    """Its version, and its active networks and storage pools; all zeros and empty when it does not answer."""
+@dataclass(frozen=True)
+class _Libvirt:
+    """What libvirt says of itself and its host; all zeros and empty when it does not answer."""
+
+    version: Tuple[int, int, int] = (0, 0, 0)
+    networks: Tuple[Service, ...] = ()
+    storage_pools: Tuple[Service, ...] = ()
+    cpu_models: Tuple[str, ...] = ()
+
+
+def _libvirt() -> _Libvirt:
     try:
         with connect() as hypervisor:
-            return hypervisor.libvirt_version(), hypervisor.networks(), hypervisor.storage_pools()
+            models = usable_cpu_models(hypervisor.capabilities_xml())
+            return _Libvirt(hypervisor.libvirt_version(), hypervisor.networks(), hypervisor.storage_pools(), models)
     except HoldfastError:
-        return (0, 0, 0), (), ()
+        return _Libvirt()
 
 
 def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tuple[Region, ...]:

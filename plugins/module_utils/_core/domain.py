@@ -20,6 +20,8 @@ from .facts import RamBacking, RamFile, VmFacts
 from .xmltext import Document, Edit, Element
 
 HOLDFAST_NAMESPACE = "urn:holdfast:kvm:1"
+# Of its own: `virsh metadata --set` replaces everything of its namespace, and the one above holds holdfast's record.
+TAGS_NAMESPACE = "urn:holdfast:tags:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 _RECORD = "original-memory-backing"
@@ -77,6 +79,7 @@ def vm_facts(
         name=root.findtext("name") or "",
         uuid=_text(root, "uuid"),
         title=_text(root, "title"),
+        tags=tuple(_text(root, f"metadata/{{{TAGS_NAMESPACE}}}tags").split()),
         state=state,
         domain_id=_number(root.get("id", "-1")) if domain_id is None else domain_id,
         ram_bytes=sum(entry.size_bytes for entry in files),
@@ -84,6 +87,7 @@ def vm_facts(
         machine=_attribute(root, "os/type", "machine"),
         emulator=_text(root, "devices/emulator"),
         cpu_mode=cpu.get("mode", "custom") if cpu is not None else "",
+        cpu_model=_text(root, "cpu/model"),
         features=_cpu_features(root),
         tsc_frequency=_number(frequency) if frequency else None,
         firmware=_firmware(root),

@@ -87,6 +87,28 @@ class QemuFacts:
 
 
 @dataclass(frozen=True)
+class CpuFacts:
+    """The processor: ``vendor``, ``name`` and ``flags`` as /proc/cpuinfo has them.
+
+    ``models`` are the CPU models that libvirt can give a VM here; empty when it does not say.
+    """
+
+    vendor: str = ""
+    name: str = ""
+    flags: Tuple[str, ...] = ()
+    models: Tuple[str, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mounted file system that other hosts may have mounted too. ``source`` is like ``server:/export``."""
+
+    path: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Service:
     """An active network or storage pool of libvirt's; ``autostart``: it starts with the host."""
 
@@ -96,9 +118,10 @@ class Service:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """Everything preflight judges about a host.
+    """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
+    ``shared_mounts`` are network file systems.
     """
 
     hostname: str = ""
@@ -119,6 +142,8 @@ class HostFacts:
     image_signed: Optional[bool] = None
     firmware_map: Tuple[Region, ...] = ()
     mem_available_bytes: int = 0
+    cpu: CpuFacts = field(default_factory=CpuFacts)
+    shared_mounts: Tuple[Mount, ...] = ()
     pool: PoolFacts = field(default_factory=PoolFacts)
     memory_backing_dir: str = ""
     state_dir: str = "/var/lib/holdfast"
@@ -136,13 +161,14 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk of a VM. ``source`` is a path or a network address."""
+    """One disk of a VM. ``source`` is a path or a network address; ``size_bytes`` what a copy sends, 0 if unknown."""
 
     target: str
     source: str
     kind: str = "file"
     driver: str = "raw"
     readonly: bool = False
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -160,6 +186,7 @@ class VmFacts:
     ``unsafe_devices`` lose their state in a live update, ``watched_devices`` keep it but need attention;
     ``migration_blockers`` are QEMU's own words (``query-migrate``, ``blocked-reasons``). ``oversized_queues``: virtio
     devices whose queues are larger than their QEMU was told to make them. ``qemu_version``: of the QEMU it runs in.
+    ``tags``: the operator's own words for it, kept in libvirt's metadata.
     """
 
     name: str
@@ -170,6 +197,7 @@ class VmFacts:
     vcpus: int = 1
     machine: str = ""
     cpu_mode: str = ""
+    cpu_model: str = ""
     features: Tuple[str, ...] = ()
     tsc_frequency: Optional[int] = None
     firmware: str = "bios"
@@ -191,6 +219,7 @@ class VmFacts:
     qemu_version: str = ""
     emulator: str = ""
     title: str = ""
+    tags: Tuple[str, ...] = ()
     job: str = ""
     persistent: bool = True
     autostart: bool = False

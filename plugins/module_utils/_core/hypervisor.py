@@ -80,6 +80,13 @@ class Domain:
             return ()
         return tuple(target for target in targets if self._call("read its block jobs", "blockJobInfo", target, 0))
 
+    def disk_bytes(self, target: str) -> int:
+        """What a disk takes up where it is kept; 0 when that cannot be seen, behind a network for example."""
+        try:
+            return int(self._call("look at its disk", "blockInfo", target)[1])
+        except VmError:
+            return 0
+
     def cancel_job(self) -> None:
         """End the job in progress (a save), if there is one."""
         self._call("cancel its job", "abortJob")
@@ -156,6 +163,13 @@ class Hypervisor:
 
     def libvirt_version(self) -> Tuple[int, int, int]:
         return _version(int(self.connection.getLibVersion()))
+
+    def capabilities_xml(self) -> str:
+        """What VMs can be given on this host; an empty element when libvirt cannot tell, without KVM for example."""
+        try:
+            return str(self.connection.getDomainCapabilities(None, None, None, "kvm", 0))
+        except libvirt.libvirtError:
+            return "<domainCapabilities/>"
 
 
 @contextmanager
