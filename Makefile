@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 READY := .venv/.ready
 # What the lab's tests end with when the emulator broke down, and until when there is time for the whole story again.
 BROKE_DOWN := 75
-AGAIN_WITHIN_S := 480
+AGAIN_WITHIN_S := 300
 LINK := build/collections/ansible_collections/holdfast/kvm
 
 .DEFAULT_GOAL := help

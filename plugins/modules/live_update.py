@@ -79,7 +79,7 @@ options:
         type: bool
         default: false
   parallel:
-    description: VMs that are suspended, and restored, at the same time.
+    description: VMs that are suspended, and restored, at the same time; never more than the host has CPUs.
     type: int
     default: 2
   deadline_s:

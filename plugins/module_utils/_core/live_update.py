@@ -105,7 +105,7 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
             lambda uuid: suspending.pause(hypervisor, journal, uuid),
             lambda uuid: suspending.save(hypervisor, pool, journal, uuid, wanted.verify_ram),
             order,
-            wanted.parallel,
+            lanes.bounded(wanted.parallel),
         )
         if failures:
             raise HoldfastError(f"a VM could not be suspended: {failures[0][1]}")

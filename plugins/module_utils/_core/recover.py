@@ -204,7 +204,7 @@ def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wan
             _restore_or_keep(hypervisor, pool, journal, uuid, wanted.deadline_s)
 
     with journal.phase("restore"):
-        lanes.in_order(bring, order, wanted.parallel)
+        lanes.in_order(bring, order, lanes.bounded(wanted.parallel))
 
 
 def _restore_or_keep(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, deadline_s: float) -> None:
