@@ -66,6 +66,12 @@ def test_every_harm_is_told_and_names_the_guest(change: dict, told: str) -> None
     assert any(told in each and each.startswith("db1: ") for each in found)
 
 
+def test_a_guest_that_is_slow_with_its_first_word_stood_still_for_less_than_the_gap() -> None:
+    held = judge("x", [Reply(4, 1.0, 70.0), Reply(5, 1.2, 70.2), Reply(6, 41.2, 75.2)], epoch_offset_s=0.0)
+    assert held.longest_gap_s == pytest.approx(40.0)
+    assert held.stood_still_s == pytest.approx(35.0)
+
+
 def test_the_longest_gap_is_measured_and_dated() -> None:
     replies = [Reply(4, 1.0), Reply(5, 1.1), Reply(6, 31.1), Reply(7, 31.2)]
     held = judge("x", replies, epoch_offset_s=1000.0)

@@ -130,16 +130,18 @@ class RedisProbe:
 
 @dataclass(frozen=True)
 class Reply:
-    """``number`` as the guest counted; ``at_s`` on the observer's monotonic clock."""
+    """``number`` as the guest counted; ``at_s`` on the observer's monotonic clock, ``guest_s`` on the guest's."""
 
     number: int
     at_s: float
+    guest_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Held:
     """How one connection fared. ``gap_began_at``: epoch seconds of the last reply before the longest gap.
 
+    ``stood_still_s``: seconds of that gap in which the guest's clock did not run, where the guest tells its clock.
     ``same_connection``: no error, and (where the guest can tell) the guest calls it the same connection to the end.
     """
 
@@ -150,6 +152,7 @@ class Held:
     longest_gap_s: float
     gap_began_at: float
     error: str = ""
+    stood_still_s: float = 0.0
 
 
 def judge(name: str, replies: Sequence[Reply], epoch_offset_s: float, error: str = "") -> Held:
@@ -164,7 +167,16 @@ def judge(name: str, replies: Sequence[Reply], epoch_offset_s: float, error: str
         longest_gap_s=widest[1].at_s - widest[0].at_s if widest else 0.0,
         gap_began_at=widest[0].at_s + epoch_offset_s if widest else 0.0,
         error=error,
+        stood_still_s=_stood_still_s(*widest) if widest else 0.0,
     )
+
+
+def _stood_still_s(before: Reply, after: Reply) -> float:
+    """The part of a gap in which the guest's own clock stood still: without what it ran for before it spoke again.
+
+    An emulated guest is slow with its first word, since each page of its RAM has to be mapped anew.
+    """
+    return after.at_s - before.at_s - (after.guest_s - before.guest_s)
 
 
 class _Holder(abc.ABC):
@@ -173,6 +185,7 @@ class _Holder(abc.ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self._replies: list[Reply] = []
+        self._guest_s = 0.0
         self._error = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -201,7 +214,7 @@ class _Holder(abc.ABC):
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._replies.append(Reply(self._next(), time.monotonic()))
+                self._replies.append(Reply(self._next(), time.monotonic(), self._guest_s))
             self._check_same()
         except (OSError, redis.RedisError, ValueError) as exc:
             self._error = self._error or f"{type(exc).__name__}: {exc}"
@@ -282,7 +295,9 @@ class HoldListener(_Holder):
         line = self._lines.readline()
         if not line:
             raise OSError("the guest hung up")
-        return int(json.loads(line)["n"])
+        said = json.loads(line)
+        self._guest_s = float(said.get("monotonic_s", 0.0))
+        return int(said["n"])
 
     def _check_same(self) -> None:
         """Nothing to ask: a plain socket cannot turn into another one."""
