@@ -19,12 +19,12 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._plan import checker,
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import document
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.table import lines
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._document_pair import DocumentPair
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._origin import (
     origins_of_entries,
     origins_of_keys,
     origins_of_values,
 )
-from ansible_collections.holdfast.kvm.plugins.plugin_utils._whole_file import replace
 
 HINT_REPORTS = "name a report.json of an earlier upgrade"
 ARGUMENTS = {
@@ -59,20 +59,18 @@ class ActionModule(ActionBase):
             plan = planned(self._task.args, options)
         except BadInput as error:
             return {**result, "failed": True, "msg": str(error), "hint": error.hint, "refused": True}
-        target = Path(options["dest"]).expanduser().absolute()
-        changed = not same_as(target / "plan.json", plan) or not (target / "plan.html").is_file()
+        pair = DocumentPair(Path(options["dest"]).expanduser().absolute(), "plan")
+        changed = not pair.holds(plan)
         if changed and not self._task.check_mode:
-            self._write(target, plan)
-        return {**result, "changed": changed, **described(target, plan)}
+            self._write(pair, plan)
+        return {**result, "changed": changed, **described(pair, plan)}
 
-    def _write(self, target: Path, plan: dict[str, Any]) -> None:
+    def _write(self, pair: DocumentPair, plan: dict[str, Any]) -> None:
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            replace(target / "plan.html", page(plan))
-            replace(target / "plan.json", json.dumps(plan, indent=1) + "\n")
+            pair.write(plan, page(plan))
         except OSError as error:
             raise AnsibleActionFail(
-                f"The plan cannot be written to {target} on the controller: {error.strerror or error}. "
+                f"The plan cannot be written to {pair.directory} on the controller: {error.strerror or error}. "
                 "Name another directory with plan_dest"
             ) from error
 
@@ -143,21 +141,12 @@ def report(path: Path) -> dict[str, Any]:
     return content
 
 
-def described(target: Path, plan: dict[str, Any]) -> dict[str, Any]:
+def described(pair: DocumentPair, plan: dict[str, Any]) -> dict[str, Any]:
     """What the task returns about a plan."""
     return {
-        "plan_json": str(target / "plan.json"),
-        "plan_html": str(target / "plan.html"),
+        "plan_json": str(pair.json),
+        "plan_html": str(pair.html),
         "summary": lines(plan),
         "complete": plan["complete"],
         "batches": [batch["hosts"] for batch in plan["batches"]],
     }
-
-
-def same_as(path: Path, plan: dict[str, Any]) -> bool:
-    """Whether ``path`` already holds this plan, apart from the time it was made."""
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(before, dict) and {**before, "created": ""} == {**plan, "created": ""}

@@ -17,7 +17,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import 
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.schema import violations
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.summary import summary_lines
-from ansible_collections.holdfast.kvm.plugins.plugin_utils._whole_file import replace
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._document_pair import DocumentPair
 
 ARGUMENTS = {
     "dest": {"type": "path", "required": True},
@@ -37,21 +37,20 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(argument_spec=ARGUMENTS)
         report = built(options)
-        target = Path(options["dest"]).expanduser().absolute()
-        changed = not same_as(target / "report.json", report) or not (target / "report.html").is_file()
+        pair = DocumentPair(Path(options["dest"]).expanduser().absolute(), "report")
+        changed = not pair.holds(report)
         if changed and not self._task.check_mode:
-            self._write(target, report)
-        return {**result, "changed": changed, **described(target, report)}
+            self._write(pair, report)
+        return {**result, "changed": changed, **described(pair, report)}
 
-    def _write(self, target: Path, report: dict[str, Any]) -> None:
+    def _write(self, pair: DocumentPair, report: dict[str, Any]) -> None:
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            replace(target / "report.html", page(report))
-            replace(target / "report.json", json.dumps(report, indent=2) + "\n")
+            pair.write(report, page(report))
         except OSError as error:
             raise AnsibleActionFail(
-                f"The report cannot be written to {target} on the controller: {error.strerror or error}. The upgrade "
-                "itself is not affected. Name another directory and run again: hosts that are done are not touched"
+                f"The report cannot be written to {pair.directory} on the controller: {error.strerror or error}. "
+                "The upgrade itself is not affected. Name another directory and run again: hosts that are done are not "
+                "touched"
             ) from error
 
 
@@ -78,20 +77,11 @@ def outcome_of(host: str, entry: Any) -> HostOutcome:
     return HostOutcome(str(host), known.get("journal"), str(known.get("result") or ""), str(known.get("error") or ""))
 
 
-def described(target: Path, report: dict[str, Any]) -> dict[str, Any]:
+def described(pair: DocumentPair, report: dict[str, Any]) -> dict[str, Any]:
     """What the task returns about a report."""
     return {
-        "report_json": str(target / "report.json"),
-        "report_html": str(target / "report.html"),
+        "report_json": str(pair.json),
+        "report_html": str(pair.html),
         "summary": summary_lines(report),
         "results": {host["host"]: host["result"] for host in report["hosts"]},
     }
-
-
-def same_as(path: Path, report: dict[str, Any]) -> bool:
-    """Whether ``path`` already holds this report, apart from the time it was written."""
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(before, dict) and {**before, "created": ""} == {**report, "created": ""}
