@@ -72,6 +72,12 @@ def test_a_guest_that_is_slow_with_its_first_word_stood_still_for_less_than_the_
     assert held.stood_still_s == pytest.approx(35.0)
 
 
+def test_words_that_were_long_on_their_way_do_not_count_as_standing_still() -> None:
+    early, late = [Reply(4, 1.0, 70.0), Reply(5, 1.5, 70.5)], [Reply(6, 51.0, 70.7), Reply(7, 51.1, 75.5)]
+    assert judge("x", [*early, *late], epoch_offset_s=0.0).stood_still_s == pytest.approx(44.6)
+    assert judge("x", [*early, *late, Reply(8, 60.0, 89.0)], epoch_offset_s=0.0).stood_still_s == pytest.approx(40.0)
+
+
 def test_the_longest_gap_is_measured_and_dated() -> None:
     replies = [Reply(4, 1.0), Reply(5, 1.1), Reply(6, 31.1), Reply(7, 31.2)]
     held = judge("x", replies, epoch_offset_s=1000.0)

@@ -88,7 +88,7 @@ def _bootstrap(scratch: Path, guests: GuestImage) -> None:
     modules = "\\n".join(INITRD_MODULES)
     hooks = [
         f"--setup-hook=mkdir -p $1/etc/apt/preferences.d && printf '{PREFERENCES}' > $1/etc/apt/preferences.d/lab",
-        f"--essential-hook=mkdir -p $1/etc/initramfs-tools/conf.d && printf 'MODULES=list\\nCOMPRESS=lz4\\n'"
+        f"--essential-hook=mkdir -p $1/etc/initramfs-tools/conf.d && printf 'MODULES=list\\nCOMPRESS=lz4\\nCOMPRESSLEVEL=1\\n'"
         f" > $1/etc/initramfs-tools/conf.d/lab && printf '{modules}\\n' > $1/etc/initramfs-tools/modules",
         "--customize-hook=mkdir -p $1/root/.ssh $1/var/lib/libvirt/images/lab",
         f"--customize-hook=copy-in {scratch}/result/id_ed25519 {scratch}/result/id_ed25519.pub /root/.ssh",

@@ -29,9 +29,11 @@ VALUE_BYTES = 200
 BATCH = 500
 PREFIX = "holdfast:data:"
 COUNTER = "holdfast:held"
-PERIOD_S = 0.25
+PERIOD_S = 0.5
 # Longer than any pause that is not a failure: a held connection must outlast its guest's.
 PATIENCE_S = 900.0
+# Two minutes of what a guest says: enough for some of it to come at once.
+WORDS = 240
 
 
 class Witness:
@@ -157,26 +159,32 @@ class Held:
 
 def judge(name: str, replies: Sequence[Reply], epoch_offset_s: float, error: str = "") -> Held:
     """Fold the replies of one connection into a verdict. ``epoch_offset_s``: epoch minus monotonic clock."""
-    pairs = list(pairwise(replies))
-    widest = max(pairs, key=lambda pair: pair[1].at_s - pair[0].at_s, default=None)
+    gaps = [later.at_s - earlier.at_s for earlier, later in pairwise(replies)]
+    widest = max(range(len(gaps)), key=gaps.__getitem__, default=None)
     return Held(
         name=name,
         same_connection=not error and bool(replies),
         replies=len(replies),
-        sequence_intact=bool(replies) and all(later.number == earlier.number + 1 for earlier, later in pairs),
-        longest_gap_s=widest[1].at_s - widest[0].at_s if widest else 0.0,
-        gap_began_at=widest[0].at_s + epoch_offset_s if widest else 0.0,
+        sequence_intact=bool(replies)
+        and all(later.number == earlier.number + 1 for earlier, later in pairwise(replies)),
+        longest_gap_s=0.0 if widest is None else gaps[widest],
+        gap_began_at=0.0 if widest is None else replies[widest].at_s + epoch_offset_s,
         error=error,
-        stood_still_s=_stood_still_s(*widest) if widest else 0.0,
+        stood_still_s=0.0 if widest is None else _stood_still_s(replies, widest),
     )
 
 
-def _stood_still_s(before: Reply, after: Reply) -> float:
-    """The part of a gap in which the guest's own clock stood still: without what it ran for before it spoke again.
+def _stood_still_s(replies: Sequence[Reply], last: int) -> float:
+    """By how much the guest's clock fell behind the observer's in the gap after ``replies[last]``.
 
-    An emulated guest is slow with its first word, since each page of its RAM has to be mapped anew.
+    A word shows by how much the guest's clock is behind, and how long the word was on its way, which is never less
+    than nothing. So the smallest of many counts: a guest that has just been restored is slow with its first words,
+    since each page of its RAM has to be mapped anew.
     """
-    return after.at_s - before.at_s - (after.guest_s - before.guest_s)
+    before = replies[max(0, last + 1 - WORDS) : last + 1]
+    after = replies[last + 1 : last + 1 + WORDS]
+    behind, earlier = (min(reply.at_s - reply.guest_s for reply in side) for side in (after, before))
+    return behind - earlier
 
 
 class _Holder(abc.ABC):
@@ -233,7 +241,7 @@ class _Holder(abc.ABC):
 
 
 class HeldConnection(_Holder):
-    """A database client that counts up every 250 ms on one connection, one request at a time.
+    """A database client that counts up every 500 ms on one connection, one request at a time.
 
     Its gap is longer than the guest's pause: the request under way when the guest stops is sent again after ever
     longer intervals. What a pause is worth is measured by ``HoldListener``.
@@ -277,7 +285,7 @@ class HeldConnection(_Holder):
 
 
 class HoldListener(_Holder):
-    """Listens to a guest that speaks every 200 ms: the longest silence is the pause, as an outsider sees it."""
+    """Listens to a guest that speaks every 500 ms: the longest silence is the pause, as an outsider sees it."""
 
     def __init__(self, host: str, port: int, name: str = "witness") -> None:
         super().__init__(name)
