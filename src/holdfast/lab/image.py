@@ -28,6 +28,8 @@ PACKAGES = (
 ).split()
 # What the host needs to reach its root disk; the rest of the drivers come from the root file system.
 INITRD_MODULES = "virtio_pci virtio_blk ext4 crc32c".split()
+# lz4's usual level here is the ninth, which emulation takes half a minute for.
+INITRD_SETTINGS = "MODULES=list\\nCOMPRESS=lz4\\nCOMPRESSLEVEL=1\\n"
 # QEMU 10.0.13 of the last point release gives every virtio queue 1024 entries, whatever was asked for, and later
 # releases refuse to load such a VM ("vring.num 1024 exceeds allocated max 256"): whoever starts a VM with it can
 # upgrade its kernel, but not its QEMU. The security archive's 10.0 does as it is told.
@@ -88,7 +90,7 @@ def _bootstrap(scratch: Path, guests: GuestImage) -> None:
     modules = "\\n".join(INITRD_MODULES)
     hooks = [
         f"--setup-hook=mkdir -p $1/etc/apt/preferences.d && printf '{PREFERENCES}' > $1/etc/apt/preferences.d/lab",
-        f"--essential-hook=mkdir -p $1/etc/initramfs-tools/conf.d && printf 'MODULES=list\\nCOMPRESS=lz4\\nCOMPRESSLEVEL=1\\n'"
+        f"--essential-hook=mkdir -p $1/etc/initramfs-tools/conf.d && printf '{INITRD_SETTINGS}'"
         f" > $1/etc/initramfs-tools/conf.d/lab && printf '{modules}\\n' > $1/etc/initramfs-tools/modules",
         "--customize-hook=mkdir -p $1/root/.ssh $1/var/lib/libvirt/images/lab",
         f"--customize-hook=copy-in {scratch}/result/id_ed25519 {scratch}/result/id_ed25519.pub /root/.ssh",

@@ -159,14 +159,14 @@ class Held:
 
 def judge(name: str, replies: Sequence[Reply], epoch_offset_s: float, error: str = "") -> Held:
     """Fold the replies of one connection into a verdict. ``epoch_offset_s``: epoch minus monotonic clock."""
-    gaps = [later.at_s - earlier.at_s for earlier, later in pairwise(replies)]
+    pairs = list(pairwise(replies))
+    gaps = [later.at_s - earlier.at_s for earlier, later in pairs]
     widest = max(range(len(gaps)), key=gaps.__getitem__, default=None)
     return Held(
         name=name,
         same_connection=not error and bool(replies),
         replies=len(replies),
-        sequence_intact=bool(replies)
-        and all(later.number == earlier.number + 1 for earlier, later in pairwise(replies)),
+        sequence_intact=bool(replies) and all(later.number == earlier.number + 1 for earlier, later in pairs),
         longest_gap_s=0.0 if widest is None else gaps[widest],
         gap_began_at=0.0 if widest is None else replies[widest].at_s + epoch_offset_s,
         error=error,
