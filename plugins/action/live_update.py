@@ -14,7 +14,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
@@ -36,6 +36,9 @@ JOURNAL_PATH = "/var/lib/holdfast/journal.jsonl"
 DEFAULT_TIMEOUT_S = 1800
 DEFAULT_CONNECT_TIMEOUT_S = 10
 DEFAULT_POLL_S = 2
+# A host that takes long to answer is short of CPU, and its VMs wait for that CPU: looking takes a tenth of its time.
+PAUSE_PER_LOOK = 9.0
+LONGEST_POLL_S = 15.0
 # Polls in a row that must find the unit at rest before it counts as dead: systemd may not have started it yet.
 LOOKS_BEFORE_DEAD = 4
 
@@ -87,7 +90,7 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Sighting:
-    """One answer of the host: who is running, and how far its journal got."""
+    """One answer of the host: who is running, and how far its journal got. ``took_s``: seconds until it was here."""
 
     boot_id: str
     kernel: str
@@ -97,6 +100,7 @@ class Sighting:
     restore_unit: str = ""
     stamp: str = ""
     journal: dict[str, Any] = field(default_factory=dict)
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,11 @@ class Ending:
 
     seen: Sighting
     trouble: str = ""
+
+
+def pause_after(took_s: float, poll_s: float) -> float:
+    """Seconds to leave a host alone after a look that took ``took_s``: at least what the operator asked for."""
+    return max(poll_s, min(PAUSE_PER_LOOK * took_s, LONGEST_POLL_S))
 
 
 def read_probe(text: str, known: Sighting) -> Sighting:
@@ -336,7 +345,7 @@ class ActionModule(Patient):
             dead_looks = dead_looks + 1 if is_dead(start, seen) else 0
             if dead_looks >= LOOKS_BEFORE_DEAD:
                 return Ending(seen, self._dead(start, seen))
-            time.sleep(self._seconds("poll_s", DEFAULT_POLL_S))
+            time.sleep(pause_after(seen.took_s, self._seconds("poll_s", DEFAULT_POLL_S)))
         return Ending(seen, self._unfinished(start, seen))
 
     def _look_until(self, deadline: float, known: Sighting) -> Sighting:
@@ -361,13 +370,14 @@ class ActionModule(Patient):
 
     def _look(self, known: Sighting) -> Sighting:
         """Ask the host once. Raises NoAnswer for every way in which a host that goes down or comes up may fail."""
+        asked_at = time.monotonic()
         try:
             answer = self._low_level_execute_command(probe(known.stamp), sudoable=True)
         except AnsibleError as error:
             raise NoAnswer(str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)) from error
         if answer["rc"] != 0:
             raise NoAnswer(answer["stderr"].strip() or answer["stdout"].strip() or f"status code {answer['rc']}")
-        return read_probe(answer["stdout"], known)
+        return replace(read_probe(answer["stdout"], known), took_s=time.monotonic() - asked_at)
 
     def _publish(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         """Tell the screen and the progress file what changed."""

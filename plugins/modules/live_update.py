@@ -123,7 +123,7 @@ options:
     type: int
     default: 10
   poll_s:
-    description: Seconds between two looks at a host that answers.
+    description: Seconds between two looks at a host that answers; more, up to 15, when the host is slow to answer.
     type: int
     default: 2
 attributes:

@@ -147,6 +147,13 @@ JOURNEY = [
 ]
 
 
+def test_a_host_that_is_slow_to_answer_is_asked_less_often() -> None:
+    assert live_update.pause_after(0.03, poll_s=2) == 2
+    assert live_update.pause_after(0.8, poll_s=2) == pytest.approx(7.2)
+    assert live_update.pause_after(30.0, poll_s=2) == 15
+    assert live_update.pause_after(30.0, poll_s=60) == 60
+
+
 def test_follows_a_host_through_the_jump_and_proves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, list(JOURNEY))
     result = stage.run()
