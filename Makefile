@@ -47,7 +47,7 @@ lint: setup ## style, types, YAML, Ansible and changelog
 
 unit: setup ## decisions, without a host
 	@echo "== unit"
-	@pytest -q -o faulthandler_timeout=120 tests/unit
+	@pytest -q -n auto -o faulthandler_timeout=120 tests/unit
 
 package: setup ## wheel and collection: build, install, sanity
 	@echo "== package"

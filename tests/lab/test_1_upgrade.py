@@ -127,6 +127,7 @@ def test_a_jump_that_is_refused_leaves_every_guest_running(watch: scene.Watch, p
     _unharmed(watch)
 
 
+@pytest.mark.long
 def test_back_to_the_older_kernel_and_forward_again(watch: scene.Watch, prepared: Rack) -> None:
     old, new = prepared.on_host("ls /boot/vmlinuz-* | sort -V | sed 's/.*vmlinuz-//'").split()
     for release in (old, new):
