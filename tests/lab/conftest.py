@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from rack import FOLDER, KEPT, Rack
+from rack import FOLDER, KEPT, Rack, slowness
 
 from holdfast.lab import hosts, scene
 from holdfast.lab.hosts import Host, Lab
@@ -24,8 +24,9 @@ def rack() -> Iterator[Rack]:
     """A hypervisor as it stands in a rack: old kernel, old QEMU, guests defined, never seen by us."""
     if not KEPT:
         down(FOLDER)
+    before = slowness()
     lab = up(FOLDER, Wish())
-    yield Rack(FOLDER, lab.host("hv1").usable_after_s)
+    yield Rack(FOLDER, lab.host("hv1").usable_after_s, max(before, slowness()))
     if not KEPT:
         down(FOLDER)
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,18 @@ FOLDER = Path(KEPT or "build/test/lab").absolute()
 REPORT = ("-e", f"report_dest={FOLDER.parent / 'report'}")
 
 
+# What SUMMANDS take on a machine of the kind that limits in seconds are meant for, while nobody else uses it.
+REFERENCE_S = 0.55
+SUMMANDS = 20_000_000
+
+
+def slowness() -> float:
+    """How much longer than on a quiet machine a piece of work takes now; neighbours cost an emulator up to twofold."""
+    begun = time.perf_counter()
+    sum(number for number in range(SUMMANDS))
+    return max(1.0, (time.perf_counter() - begun) / REFERENCE_S)
+
+
 @dataclass(frozen=True)
 class Run:
     """What a program of ours did: exit status, and everything it printed."""
@@ -33,10 +46,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Rack:
-    """The lab as tests see it."""
+    """The lab as tests see it. ``slowness``: of this machine while the host booted, 1.0 when nothing held it up."""
 
     folder: Path
     boot_s: float
+    slowness: float = 1.0
 
     @property
     def host(self) -> Host:

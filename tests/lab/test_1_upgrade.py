@@ -37,8 +37,8 @@ MOVE_LIMIT_S = 600.0
 
 
 def test_the_hypervisor_is_usable_within_a_minute(rack: Rack) -> None:
-    print(f"usable after {rack.boot_s:.1f} s")
-    assert rack.boot_s <= BOOT_LIMIT_S
+    print(f"usable after {rack.boot_s:.1f} s, on a machine that is {rack.slowness:.2f} times as slow as a quiet one")
+    assert rack.boot_s <= BOOT_LIMIT_S * rack.slowness
 
 
 def test_an_unprepared_host_is_refused_with_every_reason(rack: Rack) -> None:

@@ -22,7 +22,9 @@ from . import debian
 BINARY = "qemu-system-x86_64"
 OLDEST = (10, 0)
 # Without extended state: guests here do not need it, and emulation has to carry it through every exit of a guest.
-EMULATED_CPU = "EPYC,+svm,+npt,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-f16c,-fma"
+# Without instructions for cryptography, whose drivers test themselves at each boot, and without the guard around the
+# kernel's access to user memory, which ends a translated block each time.
+EMULATED_CPU = "EPYC,+svm,+npt,-smap,-aes,-pclmulqdq,-sha-ni,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-f16c,-fma"
 
 
 @dataclass(frozen=True)

@@ -191,11 +191,12 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
         for item in _identity(host, number)
         for word in ("-fw_cfg", f"name=opt/holdfast.lab/{item},file={folder}/{item}")
     ]
+    # No ROMs to boot from the network with.
     return [
         *emulator.machine_arguments(host.accel, host.ram_mib, cpus),
         *("-name", host.name, "-uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, host.name))),
         *("-drive", f"file={folder}/disk.qcow2,if=virtio,cache=unsafe,discard=unmap,aio=threads"),
-        *("-netdev", user, "-device", f"virtio-net-pci,netdev=uplink,mac={UPLINK_MAC}"),
+        *("-netdev", user, "-device", f"virtio-net-pci,netdev=uplink,mac={UPLINK_MAC},romfile="),
         *_peer_link(host, number),
         *("-device", "virtio-rng-pci"),
         *("-chardev", f"file,id=console,path={folder}/console.log", "-serial", "chardev:console"),
@@ -213,7 +214,7 @@ def _peer_link(host: Host, number: int) -> list[str]:
         link = f"stream,id=peers,server=on,addr.type=unix,addr.path={wire}"
     else:
         link = f"stream,id=peers,server=off,addr.type=unix,addr.path={wire},reconnect-ms=1000"
-    return ["-netdev", link, "-device", f"virtio-net-pci,netdev=peers,mac={_peer_mac(number)}"]
+    return ["-netdev", link, "-device", f"virtio-net-pci,netdev=peers,mac={_peer_mac(number)},romfile="]
 
 
 def _write_identity(host: Host, number: int) -> None:

@@ -27,7 +27,7 @@ PACKAGES = (
     " python3-libvirt qemu-system-x86 qemu-utils ovmf-ia32 kexec-tools"
 ).split()
 # What the host needs to reach its root disk; the rest of the drivers come from the root file system.
-INITRD_MODULES = "virtio_pci virtio_blk ext4 crc32c".split()
+INITRD_MODULES = "virtio_pci virtio_blk virtio_net ext4 crc32c".split()
 # lz4's usual level here is the ninth, which emulation takes half a minute for.
 INITRD_SETTINGS = "MODULES=list\\nCOMPRESS=lz4\\nCOMPRESSLEVEL=1\\n"
 # QEMU 10.0.13 of the last point release gives every virtio queue 1024 entries, whatever was asked for, and later

@@ -43,8 +43,11 @@ STP=no
 ForwardDelaySec=0
 END
 systemctl enable -q systemd-networkd ssh
+# What nobody here looks at, and what an emulated host would work on for seconds at each boot and each login.
 systemctl mask -q systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
-    dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer man-db.timer
+    dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer man-db.timer \
+    getty@tty1.service modprobe@drm.service systemd-binfmt.service systemd-pstore.service user@.service
+printf 'blacklist cfg80211\nblacklist psmouse\nblacklist pcspkr\n' > /etc/modprobe.d/lab.conf
 
 # Profiles of programs that this host has not got. Emulation compiles a hundred of them for half a minute, once for
 # each kernel; libvirt's own stay, as the distribution made them.
