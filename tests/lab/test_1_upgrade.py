@@ -104,6 +104,7 @@ def test_the_least_important_vm_is_suspended_first(watch: scene.Watch, prepared:
     assert order[-1]["name"] == "db1"
 
 
+@pytest.mark.long
 def test_a_second_upgrade_finds_nothing_to_do(watch: scene.Watch, prepared: Rack) -> None:
     generation = prepared.journal()["generation"]
     done = prepared.playbook("upgrade", "-e", '{"stage_packages": []}')
@@ -158,6 +159,7 @@ def test_connections_and_data_survived_all_of_it(watch: scene.Watch) -> None:
         print(f"{guest.name}: longest silence {watch.pause_s(guest.name):.1f} s")
 
 
+@pytest.mark.long
 def test_a_restored_guest_is_an_ordinary_guest(watch: scene.Watch, prepared: Rack) -> None:
     """Saved with its RAM and restored, then shut down and started, by plain virsh.
 
