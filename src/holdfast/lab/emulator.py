@@ -29,11 +29,10 @@ EMULATED_CPU = "EPYC,+svm,+npt,-smap,-aes,-pclmulqdq,-sha-ni,-xsave,-xsaveopt,-x
 
 @dataclass(frozen=True)
 class Accelerator:
-    """``name`` is ``kvm`` or ``tcg``; ``why`` is for people; ``slowness`` multiplies every time limit."""
+    """``name`` is ``kvm`` or ``tcg``; ``why`` is for people."""
 
     name: str
     why: str
-    slowness: float
 
 
 def version() -> tuple[int, int]:
@@ -61,13 +60,13 @@ def accelerator() -> Accelerator:
     """KVM when a virtual machine here can itself run virtual machines, else emulation."""
     flags = set(re.findall(r"\b(?:svm|vmx)\b", Path("/proc/cpuinfo").read_text()))
     if not flags:
-        return Accelerator("tcg", "this machine's CPU offers no virtualisation", 1.0)
+        return Accelerator("tcg", "this machine's CPU offers no virtualisation")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return Accelerator("tcg", "/dev/kvm cannot be opened", 1.0)
+        return Accelerator("tcg", "/dev/kvm cannot be opened")
     module = "kvm_amd" if "svm" in flags else "kvm_intel"
     nested = Path(f"/sys/module/{module}/parameters/nested")
     if not nested.exists() or nested.read_text().strip() not in ("1", "Y"):
-        return Accelerator("tcg", f"{module} does not allow nested virtualisation", 1.0)
+        return Accelerator("tcg", f"{module} does not allow nested virtualisation")
     try:
         run(
             [BINARY, "-accel", "kvm", "-cpu", "host", "-M", "q35", "-display", "none", "-monitor", "stdio"]
@@ -76,8 +75,8 @@ def accelerator() -> Accelerator:
             timeout_s=20,
         )
     except CommandFailed as exc:
-        return Accelerator("tcg", f"KVM refuses a virtual machine: {exc.message.splitlines()[-1]}", 1.0)
-    return Accelerator("kvm", f"{module} with nested virtualisation", 0.2)
+        return Accelerator("tcg", f"KVM refuses a virtual machine: {exc.message.splitlines()[-1]}")
+    return Accelerator("kvm", f"{module} with nested virtualisation")
 
 
 def cpus(accelerator_name: str) -> int:

@@ -28,7 +28,7 @@ PACKAGES = (
 ).split()
 # What the host needs to reach its root disk; the rest of the drivers come from the root file system.
 INITRD_MODULES = "virtio_pci virtio_blk virtio_net ext4 crc32c".split()
-# lz4's usual level here is the ninth, which emulation takes half a minute for.
+# lz4's usual level here is the ninth, which takes an emulated host many seconds.
 INITRD_SETTINGS = "MODULES=list\\nCOMPRESS=lz4\\nCOMPRESSLEVEL=1\\n"
 # QEMU 10.0.13 of the last point release gives every virtio queue 1024 entries, whatever was asked for, and later
 # releases refuse to load such a VM ("vring.num 1024 exceeds allocated max 256"): whoever starts a VM with it can
