@@ -19,7 +19,14 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._report.summary impor
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.timeline import Bar, Timeline, ticks, timeline
 
 RESULT_COLOURS = {"upgraded": "green", "fell_back": "yellow", "aborted": "yellow", "skipped": "dim", "failed": "red"}
-PHASE_COLOURS = {"suspend": "yellow", "jump": "magenta", "boot": "blue", "attach": "cyan", "restore": "green"}
+PHASE_COLOURS = {
+    "suspend": "yellow",
+    "jump": "magenta",
+    "boot": "blue",
+    "attach": "cyan",
+    "libvirt": "white",
+    "restore": "green",
+}
 # What stands beside the bars: name, pause, RAM, state, mark and the gaps between them.
 _BESIDE = 66
 Segment = tuple[float, float, str, str]

@@ -141,6 +141,7 @@ def test_the_phases_of_holdfast_come_from_its_journal() -> None:
         "phases": [
             {"name": "boot", "start": 100.0, "seconds": 20.0},
             {"name": "attach", "start": 120.0, "seconds": 1.5},
+            {"name": "libvirt", "start": 121.5, "seconds": 8.5},
             {"name": "restore", "start": 130.0, "seconds": 12.0},
         ],
         "vms": [{"ram_verified": True, "state_bytes": 450_000}],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -269,9 +270,13 @@ def test_words_that_are_not_true_are_trouble(said: Said, recovered: Said, again:
 def test_a_controller_is_killed_with_everything_that_it_started(tmp_path: Path) -> None:
     token = "unit-test-of-kill"
     # A child in a session of its own, as Ansible's workers and SSH's masters are.
-    script = "setsid sleep 60 & sleep 60"
+    script = "setsid sleep 60 & echo begun; sleep 60"
     process = command.begin(["sh", "-c", script], tmp_path / "log", {controller.TOKEN_VARIABLE: token})
     one = controller.Controller(process, token, tmp_path, tmp_path / "sockets")
+    # A program's environment is to be seen a moment after it was begun.
+    deadline = time.monotonic() + 30
+    while "begun" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert process.pid in controller.started_by(token)
     controller.kill(one)
     assert (controller.started_by(token), one.works, process.returncode) == ([], False, KILLED)

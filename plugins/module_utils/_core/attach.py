@@ -113,6 +113,8 @@ def _arrive(config: Config, pool: Pool, journal: Journal) -> None:
         pool.attach(Content.TRUSTED)
         check_owner(pool, journal)
         journal.record("attached")
+    # Ends when somebody who has libvirt's ear begins to restore.
+    journal.record("phase_begin", name="libvirt")
 
 
 def _guard(config: Config, journal: Journal) -> None:

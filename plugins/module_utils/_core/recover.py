@@ -196,6 +196,7 @@ def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wan
     waiting = [vm for vm in journal.vms if vm["state"] in HELD]
     if not waiting:
         return
+    journal.record("phase_end", name="libvirt")
     journal.record("restoring")
     order = [vm["uuid"] for vm in sorted(waiting, key=lambda vm: -vm["priority"])]
 

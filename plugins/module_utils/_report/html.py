@@ -21,12 +21,14 @@ _STYLE = """
   --paper: #f5f6f4; --card: #ffffff; --ink: #1c2430; --soft: #5d6878; --line: #e1e4e3; --grid: #eceeed;
   --good: #1d7a5f; --good-wash: #e3f2ec; --warn: #8f5b00; --warn-wash: #fbf1dc; --bad: #b3382c; --bad-wash: #fbe9e6;
   --save: #d9983a; --held: #b9d5cb; --load: #2f8f73;
-  --early: #c3c9ce; --suspend: #d9983a; --jump: #7d74c9; --boot: #5b8fc4; --attach: #4aa6a8; --restore: #2f8f73; }
+  --early: #c3c9ce; --suspend: #d9983a; --jump: #7d74c9; --boot: #5b8fc4; --attach: #4aa6a8;
+  --libvirt: #94a1ad; --restore: #2f8f73; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14181d; --card: #1c2228; --ink: #e6e9ec; --soft: #98a3b0; --line: #2d353d; --grid: #262d34;
   --good: #63c7a5; --good-wash: #17352c; --warn: #e2b35a; --warn-wash: #362a12; --bad: #f08a7d; --bad-wash: #3d1f1b;
   --save: #c98d38; --held: #33554a; --load: #4aae90;
-  --early: #4b555f; --suspend: #c98d38; --jump: #8d85d8; --boot: #5f97d0; --attach: #48a3a5; --restore: #4aae90; } }
+  --early: #4b555f; --suspend: #c98d38; --jump: #8d85d8; --boot: #5f97d0; --attach: #48a3a5;
+  --libvirt: #77848f; --restore: #4aae90; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif; }
@@ -83,8 +85,8 @@ svg .phase-name { font-size: 12.5px; text-anchor: middle; font-weight: 600; }
 svg .phase-time { font-size: 12px; text-anchor: middle; fill: var(--soft); }
 svg .leader { fill: none; stroke: var(--early); }
 svg .phase { fill: var(--early); } svg .phase.suspend { fill: var(--suspend); } svg .phase.jump { fill: var(--jump); }
-svg .phase.boot { fill: var(--boot); }
-svg .phase.attach { fill: var(--attach); } svg .phase.restore { fill: var(--restore); }
+svg .phase.boot { fill: var(--boot); } svg .phase.attach { fill: var(--attach); }
+svg .phase.libvirt { fill: var(--libvirt); } svg .phase.restore { fill: var(--restore); }
 svg .name { font-weight: 500; } svg .empty { fill: var(--soft); }
 svg .pause { text-anchor: end; font-weight: 600; } svg .size { text-anchor: end; fill: var(--soft); font-size: 12.5px; }
 svg .saving { fill: var(--save); } svg .held { fill: var(--held); } svg .restoring { fill: var(--load); }

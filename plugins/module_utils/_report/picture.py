@@ -18,7 +18,7 @@ _PAUSE, _RAM, _STATE, _MARK = 820, 902, 984, 1020
 _LABEL_TOP, _BAND_TOP, _BAND_HEIGHT = 16, 58, 16
 _ROWS_TOP, _ROW, _BAR_HEIGHT = 98, 30, 14
 _CHAR = 6.9
-_KNOWN_PHASES = ("preflight", "load", "suspend", "jump", "boot", "attach", "restore")
+_KNOWN_PHASES = ("preflight", "load", "suspend", "jump", "boot", "attach", "libvirt", "restore")
 
 
 class _Scale:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import pairwise
@@ -130,15 +130,8 @@ def journal_phases(text: str) -> tuple[tuple[Phase, ...], int]:
     view: Mapping[str, Any] = json.loads(text)
     if view["state"] != "restored" or not all(vm["ram_verified"] for vm in view["vms"]):
         raise HoldfastError(f"the live update ended as {view['state']}: {view.get('reason', '')}")
-    return _with_wait(view["phases"]), sum(vm["state_bytes"] for vm in view["vms"])
-
-
-def _with_wait(phases: Sequence[Mapping[str, Any]]) -> tuple[Phase, ...]:
-    """The journal's phases, and before the last one the wait for KVM and libvirt's daemon, which it has none for."""
-    *early, attach, restore = phases
-    wait_s = restore["start"] - attach["start"] - attach["seconds"]
-    told = [Phase(phase["name"], phase["seconds"]) for phase in (*early, attach)]
-    return (*told, Phase("libvirt", round(wait_s, 3)), Phase("restore", restore["seconds"]))
+    phases = tuple(Phase(phase["name"], phase["seconds"]) for phase in view["phases"])
+    return phases, sum(vm["state_bytes"] for vm in view["vms"])
 
 
 def noted_phases(text: str) -> tuple[tuple[Phase, ...], int]:
