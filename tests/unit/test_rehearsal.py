@@ -93,7 +93,7 @@ def test_the_line_is_the_jumps_but_for_amounts_of_ram() -> None:
     line = cmdline.rehearsal_command_line(f"{LINE} hugepages=64 -- single", Region(256 * MIB, 128 * MIB), "try")
     assert line == (
         f"root=/dev/vda1 ro quiet nokaslr holdfast.generation={GENERATION} memmap=0x8000000!0x10000000 boot=try "
-        "console=ttyS0,115200n8 loglevel=5 panic=1 -- single"
+        "console=ttyS0,115200n8 loglevel=5 oops=panic panic=1 -- single"
     )
 
 

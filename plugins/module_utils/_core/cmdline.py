@@ -45,8 +45,9 @@ CRASH_OPTIONS = ("reset_devices", "irqpoll", "transparent_hugepage=never", "pani
 _AMOUNTS_OF_RAM = frozenset(
     "memmap mem crashkernel hugepages hugepagesz default_hugepagesz hugetlb_cma cma movablecore kernelcore".split()
 )
-# Only what matters on the console, since each character costs the VM its time; and an end instead of a long wait.
-_REHEARSAL_OPTIONS = ("console=ttyS0,115200n8", "loglevel=5", "panic=1")
+# Only what matters on the console, since each character costs the VM its time; and an end instead of a long wait, also
+# when only a thread of the kernel dies, as the one that unpacks a damaged initrd does.
+_REHEARSAL_OPTIONS = ("console=ttyS0,115200n8", "loglevel=5", "oops=panic", "panic=1")
 
 # kexec_file_load puts elfcorehdr= before a crash kernel's command line (MAX_ELFCOREHDR_STR_LEN, kexec-bzimage64.c).
 _ELFCOREHDR_BYTES = 30
