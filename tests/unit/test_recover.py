@@ -403,6 +403,17 @@ def test_only_a_vm_that_waits_can_be_given_up(scene: Scene) -> None:
         recover.give_up(scene.config, ["ghost"])
 
 
+def test_when_all_are_given_up_nothing_stands_in_the_way_of_the_next_live_update(scene: Scene) -> None:
+    """The pool could not be attached, so the generation never came to an end by itself."""
+    scene.saved()
+    scene.journal.record("jumping")
+    scene.journal.record("arrived", boot_id="new", kernel="7.2")
+    assert recover.give_up(scene.config, ["db"]).endswith("waiting: web (suspended)")
+    assert open_journal(scene.config.state_dir).state == "arrived"
+    assert recover.give_up(scene.config, ["web"]).endswith("failed")
+    assert open_journal(scene.config.state_dir).state == "none"
+
+
 def test_a_kernel_with_our_token_has_kept_the_ram_however_far_the_last_one_got(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

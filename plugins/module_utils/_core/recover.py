@@ -16,7 +16,7 @@ from .attach import Boot
 from .config import Config
 from .errors import HoldfastError, VmError
 from .hypervisor import Hypervisor, connect_patiently
-from .journal import HELD, OPEN, Journal, open_journal
+from .journal import HELD, OPEN, TERMINAL, WAITING, Journal, open_journal
 from .pool import Content, Pool, open_pool
 from .request import Request
 from .restore import restore, verify
@@ -109,6 +109,9 @@ def give_up(config: Config, names: List[str]) -> str:
     for name in names:
         pool.release(waiting[name]["uuid"])
         journal.record("vm_given_up", uuid=waiting[name]["uuid"])
+    if journal.state not in TERMINAL and not any(vm["state"] in WAITING for vm in journal.vms):
+        # Nobody is left who could bring this generation to its end, as when the pool cannot be attached.
+        journal.record("failed", reason=journal.view["reason"] or "every VM was given up")
     return settle(config, journal)
 
 
