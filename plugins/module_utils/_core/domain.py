@@ -352,8 +352,7 @@ def _refuse_unconvertible(root: ET.Element) -> None:
     if root.find("memoryBacking/hugepages") is not None:
         raise BadInput(
             f"VM {name} uses <hugepages/>, so its RAM cannot be in the pool",
-            "remove <hugepages/> from its definition and give the reserved huge pages back to the host; "
-            "the pool maps RAM in 2 MiB pages by itself",
+            "remove <hugepages/> from its definition, and give the reserved huge pages back to the host",
         )
     for cell in root.findall("cpu/numa/cell"):
         if cell.get("memAccess", "shared") != "shared" or cell.get("discard") == "yes":
