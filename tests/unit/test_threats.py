@@ -343,6 +343,7 @@ def test_kernels_are_loaded_by_file_only(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for mark in ("LOADED", "CRASH_LOADED"):
         monkeypatch.setattr(kexec, mark, tmp_path / mark)
         (tmp_path / mark).write_text("1\n")
+    monkeypatch.setattr(kexec, "LOADS_LEFT", tmp_path / "loads left")
     kexec.load(Path("/boot/vmlinuz"), Path("/boot/initrd"), "quiet")
     kexec.load_crash(Path("/boot/vmlinuz"), Path("/boot/initrd"), "quiet")
     kexec.unload()

@@ -12,11 +12,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Optional
 
 from .command import run
 from .errors import CommandFailed, HoldfastError
 
 LOADED = Path("/sys/kernel/kexec_loaded")
+# How many kernels may still be loaded in this boot, -1 for any number (kernel/kexec_core.c, since 6.3). It can only be
+# lowered, and from 0 on it counts: so it tells whether anybody has loaded or unloaded a kernel since.
+LOADS_LEFT = Path("/proc/sys/kernel/kexec_load_limit_reboot")
+PLENTY_OF_LOADS = 1 << 30
 CRASH_LOADED = Path("/sys/kernel/kexec_crash_loaded")
 CRASH_SIZE = Path("/sys/kernel/kexec_crash_size")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -60,8 +65,13 @@ def initrd_bytes(release: str) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def load(image: Path, initrd: Path, cmdline: str) -> None:
-    """Load a kernel for the jump, replacing any that was loaded. Raises HoldfastError if it is not loaded then."""
+def load(image: Path, initrd: Path, cmdline: str) -> Optional[int]:
+    """Load a kernel for the jump, replacing any that was loaded. Raises HoldfastError if it is not loaded then.
+
+    Returns a mark of this load for ``check_loaded``.
+    """
+    if loads_left() == -1:
+        LOADS_LEFT.write_text(str(PLENTY_OF_LOADS))
     try:
         run(["kexec", "-s", "-l", str(image), f"--initrd={initrd}", f"--command-line={cmdline}"], timeout_s=300)
     except CommandFailed as exc:
@@ -69,6 +79,26 @@ def load(image: Path, initrd: Path, cmdline: str) -> None:
         raise HoldfastError(f"the kernel refuses to load {image}: {exc.message}", hint) from exc
     if LOADED.read_text().strip() != "1":
         raise HoldfastError(f"{image} did not stay loaded", "nothing was changed; see the kernel log")
+    return loads_left()
+
+
+def loads_left() -> Optional[int]:
+    """How many kernels may still be loaded for a jump; -1: any number, None: this kernel does not say."""
+    return int(LOADS_LEFT.read_text()) if LOADS_LEFT.exists() else None
+
+
+def check_loaded(mark: Optional[int]) -> None:
+    """Raise HoldfastError unless the kernel that got this mark is still the one that is loaded.
+
+    A kernel older than 6.3 has no marks: there only an unloaded kernel is noticed, not one loaded in its place.
+    """
+    if LOADED.read_text().strip() != "1":
+        raise HoldfastError("the new kernel is no longer loaded", "something else on this host unloaded it")
+    if loads_left() != mark:
+        raise HoldfastError(
+            "another kernel may be loaded in place of the new one",
+            "something else on this host called kexec since: find out what, then run the upgrade again",
+        )
 
 
 def unload() -> None:

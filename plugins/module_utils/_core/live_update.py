@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import asdict
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from . import attach, deadline, gates, guard, kexec, lanes, monitor
 from . import request as requests
@@ -33,9 +33,9 @@ def live_update(config: Config) -> None:
     with connect() as hypervisor:
         journal = _begin(config, hypervisor, wanted)
         try:
-            _load(config, journal, wanted)
+            mark = _load(config, journal, wanted)
             _suspend_all(hypervisor, pool, journal, wanted)
-            _jump(hypervisor, pool, journal)
+            _jump(hypervisor, pool, journal, mark)
         except BaseException as exc:
             recover(config, reason=str(exc))
             raise
@@ -75,14 +75,15 @@ def _refuse_other_vms(running: Dict[str, Any], asked: set[str]) -> None:
         raise Refused(f"VMs of the request do not run any more: {', '.join(sorted(asked - set(running)))}")
 
 
-def _load(config: Config, journal: Journal, wanted: Request) -> None:
-    """Load the new kernel while the VMs still run."""
+def _load(config: Config, journal: Journal, wanted: Request) -> Optional[int]:
+    """Load the new kernel while the VMs still run; returns the mark of this load."""
     with journal.phase("load"):
         running = kexec.running_cmdline()
         new = next_command_line(running, generation=wanted.generation)
         check_next(running, new, config.required_pool.regions, wanted.generation)
-        kexec.load(*kexec.image_of(wanted.kernel_to), new)
+        mark = kexec.load(*kexec.image_of(wanted.kernel_to), new)
         _stage_guard(config, journal, wanted, new)
+    return mark
 
 
 def _stage_guard(config: Config, journal: Journal, wanted: Request, new: str) -> None:
@@ -112,15 +113,14 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
     journal.record("suspended")
 
 
-def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal) -> None:
+def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal, mark: Optional[int]) -> None:
     """The point of no return, passed only when no VM is left behind."""
     left = [domain.name for domain in hypervisor.running()]
     if left or any(vm["state"] != "suspended" for vm in journal.vms):
         raise HoldfastError(
             f"not every VM is suspended: {', '.join(left) or 'see the journal'}", "run the upgrade again"
         )
-    if kexec.LOADED.read_text().strip() != "1":
-        raise HoldfastError("the new kernel is no longer loaded", "something else on this host unloaded it")
+    kexec.check_loaded(mark)
     journal.record("phase_begin", name="jump")
     pool.detach()
     journal.record("phase_end", name="jump")

@@ -150,6 +150,8 @@ MAY_RESTART = (TICK,)
 FLIP = "import sys; f = open(sys.argv[1], 'r+b'); f.seek(%d); b = f.read(1)[0]; f.seek(%d); f.write(bytes([b ^ 1]))"
 BREAK_KEXEC = "printf '#!/bin/sh\\nexit 1\\n' > /root/no-kexec && chmod 755 /root/no-kexec && "
 BREAK_KEXEC += "mount --bind /root/no-kexec /usr/sbin/kexec"
+# As somebody does who means to reboot by kexec: without the pool's generation on its command line.
+LOAD_ANOTHER = "kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline"
 QEMU = "/usr/bin/qemu-system-x86_64"
 FLIP_JOURNAL = f'python3 -c "{FLIP % (100, 100)}" {JOURNAL}'
 # The agent at work cannot make the journal longer, as if its disk were full. Guests have their disks there, too.
@@ -206,6 +208,7 @@ BEFORE_THE_JUMP = (
     Fault("no more room for the journal", "suspend", f"vm_paused {UUID[TICK]}", FILL_JOURNAL, (Ending.ABORTED,)),
     Fault("kexec refuses the kernel", "load", "", BREAK_KEXEC, (Ending.ABORTED,), mend="umount /usr/sbin/kexec"),
     Fault("the loaded kernel is unloaded", "jump", "suspending", "kexec -s -u", (Ending.ABORTED,)),
+    Fault("another kernel is loaded in its place", "jump", "suspending", LOAD_ANOTHER, (Ending.ABORTED,)),
     Fault("suspending takes too long", "suspend", "", "true", (Ending.ABORTED,), limits={"deadline_s": 0.5}),
     Fault("a VM that the plan does not know", "preflight", "", "true", (Ending.REFUSED,), unknown=(TICK,)),
     Fault(
