@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import cmdline
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, Refused
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Region
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
 
 GIB = 1 << 30
 MEMMAP = "memmap=0x60000000!0x100000000"

@@ -11,7 +11,8 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import domain
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Disk, RamBacking, RamFile
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Disk, RamBacking
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RamFile
 
 MIB = 1 << 20
 QEMU = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"

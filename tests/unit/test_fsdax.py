@@ -13,8 +13,8 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import fsdax
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, VmError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import RamFile, Region
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.pool import Content
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RamFile, Region
 
 GIB = 1 << 30
 REGION = Region(start=4 * GIB, size=GIB)

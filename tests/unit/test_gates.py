@@ -16,8 +16,8 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import gates, health, journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Service
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.gates import Health
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Service
 from ansible_collections.holdfast.kvm.plugins.modules import verify
 
 UUID = "11111111-2222-4333-8444-555555555555"

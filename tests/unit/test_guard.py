@@ -28,8 +28,8 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import (
     HoldfastError,
     Refused,
 )
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Region
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import Journal, open_journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
 
 GENERATION = "g-20261121T020000-ab12cd"
 POOL = "memmap=0x60000000!0x100000000"

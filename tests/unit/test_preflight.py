@@ -18,14 +18,12 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
     PoolFacts,
     QemuFacts,
     RamBacking,
-    RamFile,
-    Region,
-    Service,
     Treatment,
     Verdict,
     VmFacts,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.policy import Decision
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RamFile, Region, Service
 
 MIB, GIB = 1 << 20, 1 << 30
 LINE = "root=/dev/vda ro memmap=0x80000000!0x100000000 nokaslr"

@@ -9,8 +9,8 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import regions
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Region
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import PoolWish
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
 
 MIB, GIB = 1 << 20, 1 << 30
 

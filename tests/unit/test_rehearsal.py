@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import agent, cmdline, cpio, kexec, kmod, rehearsal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, Refused
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Region
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
 
 MIB = 1 << 20
 RELEASE = "7.2.12+deb13-amd64"

@@ -40,7 +40,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import config as configuration
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError, VmError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import RamFile
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RamFile
 from ansible_collections.holdfast.kvm.plugins.modules import verify
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from .errors import BadInput, Refused
-from .facts import Region
+from .resources import Region
 
 GENERATION_OPTION = "holdfast.generation"
 

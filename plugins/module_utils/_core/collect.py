@@ -20,19 +20,9 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tup
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import (
-    CpuFacts,
-    Disk,
-    HostFacts,
-    KernelFacts,
-    Mount,
-    PoolFacts,
-    QemuFacts,
-    Region,
-    Service,
-    VmFacts,
-)
+from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PoolFacts, QemuFacts, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
+from .resources import Region, Service
 
 ROOT = Path("/")
 AGENT = packing.PATH.relative_to("/")

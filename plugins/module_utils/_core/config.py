@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Optional, Tuple
 
 from .errors import HoldfastError
-from .facts import Region
+from .resources import Region
 
 CONFIG = Path("/etc/holdfast/agent.json")
 RUN_DIR = Path("/run/holdfast")

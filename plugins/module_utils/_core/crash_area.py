@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Optional
 
 from .errors import BadInput
-from .facts import Region
 from .regions import (
     MIB,
     PAGES_PER_PAGE_OF_STRUCTURES,
@@ -23,6 +22,7 @@ from .regions import (
     size_text,
     total_ram,
 )
+from .resources import Region
 
 # The kernel, systemd and libvirt, of which 140 MiB were in use in the lab, and the room that a jump out of the crash
 # kernel needs (256 MiB, see preflight).

@@ -16,7 +16,8 @@ from html import escape
 
 from . import devices as dev
 from .errors import BadInput, VmError
-from .facts import RamBacking, RamFile, VmFacts
+from .facts import RamBacking, VmFacts
+from .resources import RamFile
 from .xmltext import Document, Edit, Element
 
 HOLDFAST_NAMESPACE = "urn:holdfast:kvm:1"

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Optional, Tuple
 
+from .resources import RamFile, Region, Service
+
 
 class RamBacking(str, Enum):
     """Where libvirt puts a VM's RAM."""
@@ -32,20 +34,6 @@ class Treatment(str, Enum):
     COLD = "cold"
     RESTART = "restart"
     DEFER = "defer"
-
-
-@dataclass(frozen=True)
-class Region:
-    """One physical range ``[start, start + size)``; ``kind`` as the firmware map names it."""
-
-    start: int
-    size: int
-    kind: str = "System RAM"
-    node: int = 0
-
-    @property
-    def end(self) -> int:
-        return self.start + self.size
 
 
 @dataclass(frozen=True)
@@ -109,14 +97,6 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Service:
-    """An active network or storage pool of libvirt's; ``autostart``: it starts with the host."""
-
-    name: str
-    autostart: bool = True
-
-
-@dataclass(frozen=True)
 class HostFacts:
     """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
@@ -169,14 +149,6 @@ class Disk:
     driver: str = "raw"
     readonly: bool = False
     size_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class RamFile:
-    """One RAM block that libvirt backs with a file: its name in the VM's directory, and its size."""
-
-    name: str
-    size_bytes: int
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from .cmdline import format_memmap, memmap_regions
 from .command import run
 from .config import PoolConfig
 from .errors import CommandFailed, HoldfastError, VmError
-from .facts import RamFile
 from .journal import holds_suspended
 from .permit import checked
 from .pool import Content
 from .regions import range_text, size_text
+from .resources import RamFile
 
 DRIVERS = ("nd_e820", "nd_pmem")
 DEVICE_TIMEOUT_S = 30.0

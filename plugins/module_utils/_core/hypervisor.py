@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Iterator, List, Tuple
 
 from .errors import HoldfastError, VmError
-from .facts import Service
+from .resources import Service
 
 try:
     import libvirt

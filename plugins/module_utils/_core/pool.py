@@ -14,7 +14,7 @@ from typing import Protocol, Sequence, Tuple
 
 from .config import Config
 from .errors import HoldfastError
-from .facts import RamFile
+from .resources import RamFile
 
 
 class Content(Enum):

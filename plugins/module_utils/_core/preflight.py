@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from . import cmdline, regions
 from .errors import Refused
-from .facts import Blocker, HostFacts, KernelFacts, QemuFacts, RamBacking, Service, Treatment, Verdict, VmFacts
+from .facts import Blocker, HostFacts, KernelFacts, QemuFacts, RamBacking, Treatment, Verdict, VmFacts
 from .policy import Decision
 from .printable import argument
+from .resources import Service
 
 _MIB = 1 << 20
 

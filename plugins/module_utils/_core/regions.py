@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .errors import BadInput
-from .facts import Region
+from .resources import Region
 
 MIB = 1 << 20
 GIB = 1 << 30

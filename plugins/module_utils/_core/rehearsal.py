@@ -24,10 +24,10 @@ from .cmdline import rehearsal_command_line
 from .command import run
 from .config import Config
 from .errors import CommandFailed, HoldfastError, Refused
-from .facts import Region
 from .fsdax import MKFS, MKFS_EXTENDED, MOUNT_OPTIONS
 from .printable import lines, printable
 from .regions import MIB, size_text
+from .resources import Region
 
 ROOT = Path("/")
 FOLDER, CONSOLE = "rehearsal", "console.log"

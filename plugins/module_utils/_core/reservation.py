@@ -18,10 +18,10 @@ from . import config as configuration
 from .config import Config, PoolConfig
 from .crash_area import CrashArea, CrashWish
 from .errors import HoldfastError, Refused
-from .facts import Region
 from .journal import holds_suspended
 from .pool import open_pool
 from .regions import PoolWish
+from .resources import Region
 
 
 @dataclass(frozen=True)

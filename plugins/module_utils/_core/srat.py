@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Dict, Iterator, Tuple
 
-from .facts import Region
+from .resources import Region
 
 HEADER_BYTES = 48
 MEMORY_AFFINITY = 1

@@ -1,0 +1,42 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ranges of RAM, files of RAM, libvirt's services: small things that facts are made of.
+
+Apart from the facts, because the way from the jump to the first restored VM needs these and none of the others, and
+each class costs its start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Region:
+    """One physical range ``[start, start + size)``; ``kind`` as the firmware map names it."""
+
+    start: int
+    size: int
+    kind: str = "System RAM"
+    node: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class RamFile:
+    """One RAM block that libvirt backs with a file: its name in the VM's directory, and its size."""
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Service:
+    """An active network or storage pool of libvirt's; ``autostart``: it starts with the host."""
+
+    name: str
+    autostart: bool = True
