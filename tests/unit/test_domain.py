@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import domain
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import domain, incoming
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Disk, RamBacking
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RamFile
@@ -261,7 +261,7 @@ def test_launch_security_and_jobs() -> None:
 
 
 def test_a_restored_vm_has_no_arguments_of_its_own() -> None:
-    restored = domain.restore_xml(vm())
+    restored = incoming.restore_xml(vm())
     assert domain.vm_facts(restored).watched_devices == ()
     own = vm(root=f"type='kvm' {QEMU}", top="<qemu:commandline><qemu:arg value='-S'/></qemu:commandline>")
     assert "QEMU arguments" in domain.vm_facts(own).watched_devices[0]
@@ -421,14 +421,23 @@ def arguments(xml: str) -> list[str | None]:
     ],
 )
 def test_a_restore_waits_for_its_stream_and_keeps_other_arguments(root: str, top: str, expected: list[str]) -> None:
-    restored = domain.restore_xml(vm(root=f"type='kvm' {root}", top=top))
+    restored = incoming.restore_xml(vm(root=f"type='kvm' {root}", top=top))
     assert arguments(restored) == expected
     assert ("name='A'" in restored) == ("name='A'" in top)
-    assert domain.restore_xml(restored) == restored
+    assert incoming.restore_xml(restored) == restored
 
 
 def test_a_restored_definition_can_be_had_without_the_argument() -> None:
     xml = vm(root=f"type='kvm' {QEMU}")
-    assert domain.without_incoming(xml) == xml
-    assert arguments(domain.without_incoming(domain.restore_xml(xml))) == []
-    assert "commandline" not in domain.without_incoming(domain.restore_xml(xml))
+    assert incoming.without_incoming(xml) == xml
+    assert arguments(incoming.without_incoming(incoming.restore_xml(xml))) == []
+    assert "commandline" not in incoming.without_incoming(incoming.restore_xml(xml))
+
+
+@pytest.mark.parametrize(
+    ("xml", "told"),
+    [("<domain>", "cannot be read"), ('<!DOCTYPE domain [<!ENTITY a "b">]><domain/>', "document type")],
+)
+def test_a_save_image_with_other_than_plain_xml_is_refused(xml: str, told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        incoming.restore_xml(xml)

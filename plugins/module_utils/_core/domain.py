@@ -17,16 +17,15 @@ from html import escape
 from . import devices as dev
 from .errors import BadInput, VmError
 from .facts import RamBacking, VmFacts
+from .incoming import QEMU_NAMESPACE, incoming_pairs
 from .resources import RamFile
 from .xmltext import Document, Edit, Element
 
 HOLDFAST_NAMESPACE = "urn:holdfast:kvm:1"
 # Of its own: `virsh metadata --set` replaces everything of its namespace, and the one above holds holdfast's record.
 TAGS_NAMESPACE = "urn:holdfast:tags:1"
-QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 _RECORD = "original-memory-backing"
-_INCOMING = ("-incoming", "defer")
 _SHORT_NAME_LENGTH = 20
 _MIB = 1 << 20
 _LARGEST_SIZE = 1 << 62
@@ -254,16 +253,8 @@ def _unsafe_features(root: ET.Element) -> tuple[str, ...]:
 def _own_arguments(root: ET.Element) -> tuple[str, ...]:
     arguments = root.findall("qemu:commandline/qemu:arg", {"qemu": QEMU_NAMESPACE})
     values = [entry.get("value", "") for entry in arguments]
-    ours = _our_pairs(values)
+    ours = incoming_pairs(values)
     return ("QEMU arguments of your own: nobody checked them",) if len(values) > 2 * len(ours) else ()
-
-
-def _our_pairs(values: Sequence[str]) -> tuple[int, ...]:
-    """Where ``-incoming defer`` begins in a list of arguments."""
-    return tuple(index for index in range(len(values) - 1) if tuple(values[index : index + 2]) == _INCOMING)
-
-
-# --- changing ------------------------------------------------------------------------------------------------------
 
 
 def to_pool_backing(xml: str) -> tuple[str, bool]:
@@ -309,43 +300,6 @@ def from_pool_backing(xml: str) -> tuple[str, bool]:
         original = _checked_record(_text(root, "name"), record.text)
         return document.edited([Edit(backing.start, backing.end, original)]), True
     return document.edited([Edit(document.before(backing.start), backing.end, "")]), True
-
-
-def restore_xml(xml: str) -> str:
-    """The definition in a save image made ready to be started for an incoming stream that comes later.
-
-    ``-incoming defer`` is appended to the operator's own QEMU arguments; one that an earlier restore left is dropped.
-    """
-    document = Document.read(without_incoming(xml))
-    line = document.child("commandline", QEMU_NAMESPACE)
-    if line and not document.is_empty_tag(line):
-        prefix = document.prefix_of(line)
-        return document.edited([Edit(*document.content_end(line), _arguments(prefix))])
-    root = document.root
-    prefix = document.declared_prefix(root, QEMU_NAMESPACE)
-    edits = [] if prefix else [document.attribute_edit(root, f" xmlns:qemu='{QEMU_NAMESPACE}'")]
-    prefix = prefix or "qemu:"
-    if line:
-        edits.append(Edit(line.start, line.end, ""))
-    new = f"<{prefix}commandline>{_arguments(prefix)}</{prefix}commandline>\n"
-    return document.edited([*edits, Edit(*document.content_end(root), new)])
-
-
-def without_incoming(xml: str) -> str:
-    """The definition without holdfast's ``-incoming defer``, for another start or a live migration."""
-    _parsed(xml)
-    document = Document.read(xml)
-    line = document.child("commandline", QEMU_NAMESPACE)
-    if line is None:
-        return xml
-    arguments = document.children(line, "arg", QEMU_NAMESPACE)
-    starts = _our_pairs([entry.attributes.get("value", "") for entry in arguments])
-    if not starts:
-        return xml
-    if len(document.children(line)) == 2 * len(starts):
-        return document.edited([Edit(line.start, document.after(line.end), "")])
-    gone = [arguments[index + step] for index in starts for step in (0, 1)]
-    return document.edited([Edit(document.before(entry.start), entry.end, "") for entry in gone])
 
 
 def _refuse_unconvertible(root: ET.Element) -> None:
@@ -408,7 +362,3 @@ def _without_record(xml: str) -> str:
     if len(document.children(metadata)) == len(records):
         return document.edited([Edit(metadata.start, document.after(metadata.end), "")])
     return document.edited([Edit(document.before(entry.start), entry.end, "") for entry in records])
-
-
-def _arguments(prefix: str) -> str:
-    return "".join(f"<{prefix}arg value='{value}'/>" for value in _INCOMING)

@@ -13,7 +13,7 @@ import sys
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
-from . import durable, journal, packing
+from . import durable, journal
 from .config import Config
 from .errors import HoldfastError, JournalError
 
@@ -42,6 +42,9 @@ def publish(config: Config) -> None:
     if directory is None or not directory.is_dir():
         return
     try:
+        # Here, not above: who only comes by on the way to a VM does not wait for it.
+        from . import packing
+
         text = text_of(_view(config), packing.packed_version(str(packing.PATH)))
         # The collector has a user of its own.
         durable.write_text(directory / NAME, text, mode=0o644)

@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Any, Dict
 
 from . import durable, guard, integrity, monitor, permit, saveimage
-from .domain import restore_xml
 from .errors import VmError
 from .hypervisor import Domain, Hypervisor
+from .incoming import restore_xml
 from .journal import Journal
 from .pool import Pool
 from .suspend import state_path

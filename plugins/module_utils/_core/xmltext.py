@@ -45,7 +45,7 @@ class Document:
 
     @classmethod
     def read(cls, xml: str) -> Document:
-        """Raises ``xml.parsers.expat.ExpatError`` for a text that is not XML."""
+        """Raises BadInput for a text that is not XML, or that has a document type."""
         text = xml.encode()
         elements: list[Element] = []
         open_tags: list[tuple[str, int, dict[str, str]]] = []
@@ -61,7 +61,11 @@ class Document:
             elements.append(Element(namespace, local, start, end, len(open_tags), attributes))
 
         parser.StartElementHandler, parser.EndElementHandler = begin, finish
-        parser.Parse(text, True)
+        parser.StartDoctypeDeclHandler = _refuse_document_type
+        try:
+            parser.Parse(text, True)
+        except expat.ExpatError as exc:
+            raise BadInput(f"the domain XML cannot be read: {exc}", "look at the output of virsh dumpxml") from exc
         return cls(text, tuple(sorted(elements, key=lambda element: element.start)))
 
     @property
@@ -130,6 +134,11 @@ class Document:
         for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
             text = text[: edit.start] + edit.new.encode() + text[edit.end :]
         return text.decode()
+
+
+def _refuse_document_type(*_declared: object) -> None:
+    """libvirt never writes one; one could only smuggle in entities that grow without end."""
+    raise BadInput("the domain XML has a document type", "use the XML as libvirt prints it (virsh dumpxml)")
 
 
 def _element_end(text: bytes, start: int, end_tag: int) -> int:
