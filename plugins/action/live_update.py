@@ -42,6 +42,7 @@ LONGEST_POLL_S = 15.0
 # Polls in a row that must find the unit at rest before it counts as dead: systemd may not have started it yet.
 LOOKS_BEFORE_DEAD = 4
 
+ONLY_QEMU = "qemu"
 TERMINAL_STATES = ("restored", "aborted", "failed")
 
 WHERE_TO_LOOK = (
@@ -111,6 +112,8 @@ class Start:
     boot_id: str
     kernel_from: str
     kernel_to: str
+    only: str = "everything"
+    qemu_to: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,20 @@ def read_journal(text: str) -> dict[str, Any]:
     return journal
 
 
+def aim(start: Start) -> str:
+    """What it is to lead to, for a person."""
+    if start.only == ONLY_QEMU:
+        return f"every VM to QEMU {start.qemu_to}"
+    return f"kernel {start.kernel_from} -> {start.kernel_to}"
+
+
 def prove(start: Start, seen: Sighting) -> dict[str, bool]:
-    """Three independent proofs that this very live update jumped into the wanted kernel."""
+    """Three independent proofs that this very live update jumped into the wanted kernel; or that it renewed all VMs."""
+    if start.only == ONLY_QEMU:
+        return {
+            "boot_id_kept": seen.boot_id == start.boot_id,
+            "every_vm_renewed": all(vm.get("qemu") == start.qemu_to for vm in seen.journal.get("vms", [])),
+        }
     return {
         "boot_id_changed": seen.boot_id != start.boot_id,
         "kernel_matches": seen.kernel == start.kernel_to,
@@ -173,6 +188,8 @@ def judge(start: Start, seen: Sighting) -> str:
         return "failed"
     if state == "restored" and all(proof.values()) and not fell_back(seen):
         return "upgraded"
+    if start.only == ONLY_QEMU:
+        return "aborted" if state == "aborted" else "failed"
     # The journal says so itself; another boot on the old kernel with every VM back is the way back in any case.
     back_on_old = not proof["kernel_matches"] and seen.kernel == start.kernel_from
     if proof["boot_id_changed"] and (back_on_old or fell_back(seen)):
@@ -188,6 +205,10 @@ def fell_back(seen: Sighting) -> bool:
 def explain(start: Start, seen: Sighting, result: str) -> str:
     """One sentence for a person about a terminal journal."""
     reason = seen.journal.get("reason") or "the journal gives no reason"
+    if result == "upgraded" and start.only == ONLY_QEMU:
+        return f"live update {start.generation} done: every VM runs on QEMU {start.qemu_to}"
+    if result == "aborted" and start.only == ONLY_QEMU:
+        return f"live update {start.generation} was ended, all VMs run, some on the QEMU they had: {reason}"
     if result == "upgraded":
         return f"live update {start.generation} done: kernel {start.kernel_from} -> {seen.kernel}"
     if result == "aborted":
@@ -198,7 +219,7 @@ def explain(start: Start, seen: Sighting, result: str) -> str:
     missing = [name for name, proven in prove(start, seen).items() if not proven]
     if missing and not lost and seen.journal.get("state") == "restored":
         return (
-            f"live update {start.generation} says restored, but the jump is not proven ({', '.join(missing)} is false: "
+            f"live update {start.generation} says restored, but that is not proven ({', '.join(missing)} is false: "
             f"boot id {seen.boot_id}, kernel {seen.kernel}, wanted {start.kernel_to}). Look at the host before going on"
         )
     vms = [f"{vm.get('name')}: {vm.get('error') or vm.get('state')}" for vm in lost]
@@ -304,8 +325,9 @@ class ActionModule(Patient):
 
     def _watch(self, started: dict[str, Any]) -> dict[str, Any]:
         """Follow the live update to its end and turn that end into the task's result."""
-        start = Start(started["generation"], started["boot_id"], started["kernel"]["from"], started["kernel"]["to"])
-        self._say(f"live update {start.generation} started, kernel {start.kernel_from} -> {start.kernel_to}")
+        kernel, only = started["kernel"], self._task.args.get("only") or "everything"
+        start = Start(started["generation"], started["boot_id"], kernel["from"], kernel["to"], only, started["qemu_to"])
+        self._say(f"live update {start.generation} started, {aim(start)}")
         options = self._expect_absence(int(self._seconds("connect_timeout_s", DEFAULT_CONNECT_TIMEOUT_S)))
         try:
             ending = self._follow(start)

@@ -110,6 +110,14 @@ options:
       - Takes a minute or so, in which the VMs run, and about 1 GiB of the host's RAM. Not done in check mode.
     type: bool
     default: false
+  only:
+    description:
+      - C(everything) goes to another kernel, and with it to the installed QEMU. C(qemu) stays on the running kernel and
+        gives each VM the installed QEMU, C(parallel) VMs at a time, the least important first. Each is paused for as
+        long as its own device state takes; none after the first that fails.
+    type: str
+    choices: [everything, qemu]
+    default: everything
   force:
     description: Whether to start a live update of a host that is up to date.
     type: bool
@@ -179,13 +187,20 @@ kernel:
   type: dict
   returned: success
   sample: {from: 6.12.107+deb13-amd64, to: 7.2.12+deb13-amd64, running: 7.2.12+deb13-amd64}
+qemu_to:
+  description: The installed QEMU, which the VMs get.
+  type: str
+  returned: when started or planned
+  sample: 11.1.3
 boot_id:
   description: Boot id before and after. In check mode the present one, a string.
   type: raw
   returned: success
   sample: {from: 0f9e..., to: 77aa...}
 proof:
-  description: Whether C(boot_id_changed), C(kernel_matches) and C(generation_on_command_line).
+  description:
+    - Whether C(boot_id_changed), C(kernel_matches) and C(generation_on_command_line); with C(only=qemu) whether
+      C(boot_id_kept) and C(every_vm_renewed).
   type: dict
   returned: when started
   sample: {boot_id_changed: true, kernel_matches: true, generation_on_command_line: true}
@@ -278,7 +293,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 UNIT = "holdfast-live-update.service"
 LOCK = RUN_DIR / "request.lock"
-LIMITS = ("parallel", "deadline_s", "fallback_after", "health_command", "verify_ram")
+LIMITS = ("parallel", "deadline_s", "fallback_after", "health_command", "verify_ram", "only")
 
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["started"], "default": "started"},
@@ -305,6 +320,7 @@ ARGUMENTS: Dict[str, Any] = {
     "health_command": {"type": "str", "default": ""},
     "verify_ram": {"type": "str", "choices": ["sampled", "full"], "default": "sampled"},
     "rehearse": {"type": "bool", "default": False},
+    "only": {"type": "str", "choices": [request.EVERYTHING, request.ONLY_QEMU], "default": request.EVERYTHING},
     "force": {"type": "bool", "default": False},
     "timeout_s": {"type": "int", "default": 1800},
     "connect_timeout_s": {"type": "int", "default": 10},
@@ -346,6 +362,8 @@ def read_wish(params: Dict[str, Any]) -> Wish:
 
 def target_of(wish: Wish, host: HostFacts, installed: Sequence[str], may_be_missing: bool) -> str:
     """The release to go to. ``may_be_missing``: in a check nothing was staged, so the named kernel may come later."""
+    if wish.limits["only"] == request.ONLY_QEMU:
+        return host.kernel
     later = [wish.kernel] if may_be_missing and wish.kernel else []
     return releases.choose(wish.kernel, [*installed, *later], host.kernel)
 
@@ -353,21 +371,30 @@ def target_of(wish: Wish, host: HostFacts, installed: Sequence[str], may_be_miss
 def make_plan(wish: Wish, host: HostFacts, vms: Sequence[VmFacts], kernel_to: str, installed: Sequence[str]) -> Plan:
     """Decide and judge. Raises BadInput for a policy or command line that cannot be; what blocks is in the verdict."""
     generation = cmdline.new_generation(time.time(), secrets.token_hex(3))
+    if wish.limits["only"] == request.ONLY_QEMU:
+        decisions = _of_running(policy.decide(wish.rules, vms), vms)
+        return Plan(
+            generation, host, host.kernel, host.cmdline, decisions, preflight.judge_renewal(host, vms, decisions)
+        )
     next_cmdline = cmdline.next_command_line(host.cmdline, generation=generation)
     staged = kernel_to in installed
     # The drivers of a kernel that is not there yet cannot be judged; those of the running one stand in for them.
     target = replace(collect.kernel_facts(kernel_to if staged else host.kernel), cmdline=next_cmdline)
     decisions = policy.decide(wish.rules, vms)
-    running = {vm.uuid for vm in vms if vm.domain_id >= 0}
     return Plan(
         generation=generation,
         host=host,
         kernel_to=kernel_to,
         next_cmdline=next_cmdline,
-        decisions=tuple(decision for decision in decisions if decision.uuid in running),
+        decisions=_of_running(decisions, vms),
         verdict=preflight.judge(host, vms, target, decisions=decisions),
         notes=() if staged else (f"kernel {kernel_to} is not installed yet, so its drivers were not looked at",),
     )
+
+
+def _of_running(decisions: Sequence[policy.Decision], vms: Sequence[VmFacts]) -> Tuple[policy.Decision, ...]:
+    running = {vm.uuid for vm in vms if vm.domain_id >= 0}
+    return tuple(decision for decision in decisions if decision.uuid in running)
 
 
 def is_up_to_date(host: HostFacts, kernel_to: str, qemus: Sequence[str]) -> bool:
@@ -382,6 +409,7 @@ def described(plan: Plan) -> Dict[str, Any]:
         "generation": plan.generation,
         "boot_id": plan.host.boot_id,
         "kernel": {"from": plan.host.kernel, "to": plan.kernel_to},
+        "qemu_to": ".".join(map(str, plan.host.qemu.version)),
         "cmdline": {"before": plan.host.cmdline, "after": plan.next_cmdline},
         "vms": [vars(vm) for vm in vm_requests(policy.restore_order(plan.decisions))],
         "suspend_order": [decision.name for decision in policy.suspend_order(plan.decisions)],
@@ -492,7 +520,7 @@ def update(module: AnsibleModule) -> Dict[str, Any]:
     plan = make_plan(wish, host, vms, kernel_to, installed)
     refuse_blocked(module, plan)
     rehearsal_s = None
-    if module.params["rehearse"] and not module.check_mode:
+    if module.params["rehearse"] and wish.limits["only"] != request.ONLY_QEMU and not module.check_mode:
         rehearsal_s = rehearse(config, plan)
     if not module.check_mode:
         start(config, plan, wish)

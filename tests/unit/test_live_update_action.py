@@ -21,6 +21,7 @@ STARTED = {
     "generation": GENERATION,
     "boot_id": "boot-1",
     "kernel": {"from": OLD, "to": NEW},
+    "qemu_to": "11.1.3",
     "vms": [{"name": "db1"}],
 }
 LOST = AnsibleConnectionFailure("Failed to connect to the host via ssh: Connection timed out")
@@ -381,3 +382,35 @@ def test_waits_between_tries_grow_and_stay_bounded() -> None:
     pauses = live_update.pauses_between_tries()
     waited = [int(next(pauses)) for _ in range(6)]
     assert waited == [1, 2, 4, 8, 8, 8]
+
+
+def renewed(state: str, *qemus: str, reason: str = "") -> dict[str, Any]:
+    vms = [{"name": f"vm{number}", "state": "resumed", "qemu": qemu} for number, qemu in enumerate(qemus)]
+    return {**journal(state, reason=reason), "only": "qemu", "vms": vms}
+
+
+def test_vms_that_all_run_on_the_installed_qemu_are_upgraded_without_a_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [answer(renewed("restored", "11.1.3", "11.1.3"))], only="qemu")
+    result = stage.run()
+    assert (result["failed"], result["result"]) == (False, "upgraded")
+    assert result["proof"] == {"boot_id_kept": True, "every_vm_renewed": True}
+    assert "every VM runs on QEMU 11.1.3" in result["msg"]
+    assert not any("kernel" in line for line in stage.lines)
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        (renewed("restored", "11.1.3", "10.0.2"), ("failed", "every_vm_renewed is false")),
+        (
+            renewed("aborted", "11.1.3", "10.0.2", reason="vm1 broke"),
+            ("aborted", "some on the QEMU they had: vm1 broke"),
+        ),
+    ],
+)
+def test_vms_that_kept_their_qemu_are_not_upgraded(
+    monkeypatch: pytest.MonkeyPatch, ending: dict[str, Any], told: tuple[str, str]
+) -> None:
+    result = Stage(monkeypatch, [answer(ending)], only="qemu").run()
+    assert (result["failed"], result["result"]) == (True, told[0])
+    assert told[1] in result["msg"]

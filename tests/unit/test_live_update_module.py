@@ -181,6 +181,23 @@ def test_an_older_qemu_or_force_updates_the_running_kernel_again(lab: Lab, qemus
     assert lab.started
 
 
+def test_with_only_qemu_the_kernel_stays_and_what_concerns_it_is_not_judged(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocker = Blocker("state-dir-full", "no room", "make room")
+    monkeypatch.setattr(live_update.preflight, "judge_renewal", lambda *_: Verdict(blockers=(blocker,)))
+    assert lab.update(only="qemu")["blockers"][0]["code"] == "state-dir-full"
+    assert not lab.started
+    monkeypatch.setattr(live_update.preflight, "judge_renewal", lambda *_: Verdict())
+    monkeypatch.setattr(live_update.rehearsal, "rehearse", lambda *_: pytest.fail("there is no kernel to try"))
+    result = lab.update(only="qemu", kernel=NEW, rehearse=True)
+    assert (result["kernel"], result["qemu_to"]) == ({"from": OLD, "to": OLD}, "11.1.3")
+    assert result["diff"]["before"] == result["diff"]["after"]
+    assert (lab.started, lab.judged) == (True, [])
+    assert lab.request is not None
+    assert (lab.request["only"], [vm["name"] for vm in lab.request["vms"]]) == ("qemu", ["db1", "web1"])
+
+
 def test_every_blocker_is_returned_and_nothing_is_touched(lab: Lab) -> None:
     blockers = (Blocker("a", "no pool", "prepare"), Blocker("b", "its RAM is a memfd", "convert", vm="db1"))
     lab.verdict = Verdict(blockers=blockers)

@@ -288,6 +288,13 @@ def test_every_blocker_is_found_at_once_and_told() -> None:
         assert word in str(refusal.value)
 
 
+def test_a_host_that_stays_on_its_kernel_needs_no_jump() -> None:
+    host = replace(HOST, kexec_tool=False, kexec_load_disabled=True, hook_installed=False, mem_available_bytes=0)
+    found = preflight.judge_renewal(host, [replace(VM, autostart=True, hostdevs=("usb 1:2",))])
+    assert codes(found) == {"hook-missing", "passthrough"}
+    assert {"kexec-missing", "kernel-missing"} <= codes(preflight.judge(host, [VM], KernelFacts(release="")))
+
+
 def test_nothing_known_blocks_with_words_and_never_fails() -> None:
     verdict = preflight.judge(HostFacts(), [VmFacts(name="x", uuid="", state="running")], KernelFacts(release=""))
     assert {"no-kvm", "libvirt-down", "qemu-missing", "kexec-missing", "kernel-missing", "pool-missing"} <= codes(

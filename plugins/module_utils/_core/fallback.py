@@ -18,13 +18,14 @@ from .config import Config, load
 from .errors import HoldfastError
 from .journal import Journal, open_journal
 from .pool import Pool, open_pool
+from .request import ONLY_QEMU
 
 
 def is_possible(journal: Journal) -> bool:
     """Whether the old kernel could still take over with all VMs: nothing was resumed, and we are not back already."""
     resumed = any(vm["state"] in ("resumed", "resuming") for vm in journal.vms)
     jumped = journal.state in ("arrived", "attached", "restoring", "failed", "jumping")
-    return jumped and not resumed and not journal.view.get("fell_back")
+    return jumped and not resumed and not journal.view.get("fell_back") and journal.view["only"] != ONLY_QEMU
 
 
 def is_due(journal: Journal, after: int) -> bool:

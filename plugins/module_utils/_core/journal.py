@@ -34,7 +34,7 @@ TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
     ),
     "attached": (("arrived",), "attached"),
     "restoring": (
-        ("attached", "suspending", "suspended", "jumping", "falling_back", "restoring", "failed"),
+        ("staged", "attached", "suspending", "suspended", "jumping", "falling_back", "restoring", "failed"),
         "restoring",
     ),
     "falling_back": (("jumping", "arrived", "attached", "restoring", "failed"), "falling_back"),
@@ -240,6 +240,7 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "reason": "",
         "taint": entry.get("taint", 0),
         "before": entry.get("before", {}),
+        "only": entry.get("only", "everything"),
         "fell_back": False,
         "phases": [],
         "vms": vms,

@@ -1,7 +1,10 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One live update of this host: load, suspend, jump. What comes after the jump is ``recover``. Needs no controller."""
+"""One live update of this host: load, suspend, jump; or each VM into a new QEMU. Needs no controller.
+
+What comes after the jump is ``recover``.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,13 @@ from .errors import HoldfastError, JournalError, Refused
 from .hypervisor import Hypervisor, connect
 from .journal import Journal, open_journal
 from .pool import Pool, open_pool
-from .recover import recover
+from .recover import close, recover
+from .renewal import renew
 from .request import Request
 
 
 def live_update(config: Config) -> None:
-    """Carry out the request on this host. Does not return when it succeeds: the host jumps.
+    """Carry out the request on this host. Does not return when the host has jumped.
 
     Raises HoldfastError. After a failure before the jump every VM runs on the old kernel and the journal says why.
     """
@@ -33,6 +37,10 @@ def live_update(config: Config) -> None:
     with connect() as hypervisor:
         journal = _begin(config, hypervisor, wanted)
         try:
+            if wanted.only == requests.ONLY_QEMU:
+                renew(hypervisor, pool, journal, wanted)
+                print(close(config, journal, "restored", ""), flush=True)
+                return
             mark = _load(config, journal, wanted)
             _suspend_all(hypervisor, pool, journal, wanted)
             _jump(hypervisor, pool, journal, mark)
@@ -61,6 +69,7 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         boot_id=kexec.boot_id(),
         taint=kexec.taint(),
         before=asdict(gates.look(hypervisor)),
+        only=wanted.only,
         vms=names,
     )
     return journal

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from . import cmdline, regions
 from .errors import Refused
@@ -52,6 +53,7 @@ class _Case:
 
 _HostCheck = Callable[[_Case], Iterator[Blocker]]
 _VmCheck = Callable[[_Case, VmFacts], Iterator[Blocker]]
+_Check = TypeVar("_Check", _HostCheck, _VmCheck)
 
 
 def judge(
@@ -67,13 +69,31 @@ def judge(
     ``target.cmdline`` is the command line that the new kernel will get. ``decisions`` are the policy's; a VM without
     one stays in place. ``qemu`` is the emulator that will restore, the installed one unless given. Raises nothing.
     """
-    treatments = {decision.uuid: decision.treatment for decision in decisions}
-    staying = (vm for vm in vms if treatments.get(vm.uuid, Treatment.IN_PLACE) is Treatment.IN_PLACE)
-    case = _Case(host, target, qemu or host.qemu, tuple(vm for vm in staying if vm.state != "shutoff"))
+    case = _Case(host, target, qemu or host.qemu, _staying(vms, decisions))
     return Verdict(
         blockers=tuple(_findings(case, HOST_BLOCKERS, VM_BLOCKERS)),
         warnings=tuple(_findings(case, HOST_WARNINGS, VM_WARNINGS)),
     )
+
+
+def judge_renewal(host: HostFacts, vms: Sequence[VmFacts], decisions: Sequence[Decision] = ()) -> Verdict:
+    """The verdict on giving each VM the installed QEMU while the host's kernel runs on. Raises nothing."""
+    case = _Case(host, KernelFacts(host.kernel), host.qemu, _staying(vms, decisions))
+    return Verdict(
+        blockers=tuple(_findings(case, _without_jump(HOST_BLOCKERS), _without_jump(VM_BLOCKERS))),
+        warnings=tuple(_findings(case, _without_jump(HOST_WARNINGS), _without_jump(VM_WARNINGS))),
+    )
+
+
+def _without_jump(checks: Sequence[_Check]) -> tuple[_Check, ...]:
+    return tuple(check for check in checks if check not in OF_THE_JUMP)
+
+
+def _staying(vms: Sequence[VmFacts], decisions: Sequence[Decision]) -> tuple[VmFacts, ...]:
+    """VMs that stay in place and are not shut off."""
+    treatments = {decision.uuid: decision.treatment for decision in decisions}
+    staying = (vm for vm in vms if treatments.get(vm.uuid, Treatment.IN_PLACE) is Treatment.IN_PLACE)
+    return tuple(vm for vm in staying if vm.state != "shutoff")
 
 
 def require_passed(verdict: Verdict, hostname: str) -> None:
@@ -634,6 +654,13 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
 VM_BLOCKERS: tuple[_VmCheck, ...] = (_state, _ram, _devices, _disks, _machine, _tsc, _queues, _autostart)
 HOST_WARNINGS: tuple[_HostCheck, ...] = (_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known)
 VM_WARNINGS: tuple[_VmCheck, ...] = (_paused, _cpu_may_change, _definition, _watched, _late_disks)
+# These matter only to a host that jumps and boots.
+OF_THE_JUMP = frozenset(
+    (
+        *(_kexec, _locked_down, _target_installed, _pool_kept, _kaslr_overflow, _host_memory, _autostart),
+        *(_signature, _target_unchanged, _kaslr_on, _late_disks),
+    )
+)
 
 
 def _dotted(version: tuple[int, int, int]) -> str:

@@ -52,7 +52,7 @@ def _take_back(config: Config, pool: Pool, journal: Journal, reason: str) -> str
     pool.attach(Content.TRUSTED)
     _bring_back(pool, journal, _wanted(config, journal))
     kexec.unload()
-    return _close(config, journal, "aborted", reason)
+    return close(config, journal, "aborted", reason)
 
 
 def _land(config: Config, pool: Pool, journal: Journal) -> str:
@@ -64,7 +64,7 @@ def _land(config: Config, pool: Pool, journal: Journal) -> str:
     _bring_back(pool, journal, wanted)
     if wanted.fallback_after:
         fallback.go_back_if(_none_came_back(journal), pool, journal)
-    return _close(config, journal, "restored", journal.view["reason"])
+    return close(config, journal, "restored", journal.view["reason"])
 
 
 def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
@@ -237,7 +237,7 @@ def _none_came_back(journal: Journal) -> List[str]:
     return [] if came else [f"{vm['name']}: {vm['error']}" for vm in journal.vms if vm["state"] == "failed"]
 
 
-def _close(config: Config, journal: Journal, ending: str, reason: str) -> str:
+def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     """Put the end on record. Raises HoldfastError when VMs are left over."""
     guard.end()
     left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in OPEN]

@@ -14,6 +14,7 @@ from . import durable
 from .errors import HoldfastError
 
 NAME = "request.json"
+EVERYTHING, ONLY_QEMU = "everything", "qemu"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Request:
 
     ``fallback_after``: the host goes back to the old kernel when so many VMs failed and none was resumed; 0: never.
     ``health_command``: a shell command that must succeed on the new kernel before any VM is resumed.
-    ``verify_ram``: ``sampled`` or ``full``, how much of the RAM is compared.
+    ``verify_ram``: ``sampled`` or ``full``, how much of the RAM is compared. ``only``: ``everything``, or
+    ``qemu``, which renews the VMs' QEMU without a jump.
     """
 
     generation: str
@@ -48,6 +50,7 @@ class Request:
     fallback_after: int = 3
     health_command: str = ""
     verify_ram: str = "sampled"
+    only: str = EVERYTHING
 
 
 def write(state_dir: Path, request: Request) -> None:
