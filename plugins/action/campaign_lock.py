@@ -1,0 +1,34 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Say whose campaign this is, and take over from one that was killed here. Documented in modules/campaign_lock.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._campaign import is_dead, ourselves
+
+
+class ActionModule(ActionBase):
+    """Runs the module of the same name, once more when the holder turns out to be dead."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        self._supports_check_mode = True
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        found = self._ask(task_vars or {}, [])
+        other = str((found.get("holder") or {}).get("id") or "")
+        if found.get("lock_held") and is_dead(other):
+            found = self._ask(task_vars or {}, [other])
+        return {**result, **found}
+
+    def _ask(self, task_vars: dict[str, Any], over: list[str]) -> dict[str, Any]:
+        arguments = {"state": self._task.args.get("state", "taken"), "holder": ourselves(), "over": over}
+        found: dict[str, Any] = self._execute_module(
+            module_name="holdfast.kvm.campaign_lock", module_args=arguments, task_vars=task_vars
+        )
+        return found
