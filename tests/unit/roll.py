@@ -76,12 +76,12 @@ class Fleet:
         write_agent(collection / "plugins" / "action" / "campaign_lock.py", LOCK)
         write_agent(collection / "plugins" / "action" / "vm_info.py", VMS)
 
-    def upgrade(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def upgrade(self, *options: str, playbook: str = "upgrade") -> subprocess.CompletedProcess[str]:
         hosts = "\n".join(f"{host} {variables}" for host, variables in self.variables.items())
         inventory = self.directory / "inventory.ini"
         inventory.write_text(f"[hypervisors]\n{hosts}\n")
-        playbook = self.directory / "ansible_collections/holdfast/kvm/playbooks/upgrade.yml"
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), str(playbook)]
+        path = self.directory / f"ansible_collections/holdfast/kvm/playbooks/{playbook}.yml"
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), str(path)]
         extra = [f"marks={self.marks}", "ansible_become=false", "holdfast_reach_timeout_s=2"]
         extra += [f"ansible_python_interpreter={sys.executable}"]
         command += [part for pair in extra for part in ("-e", pair)]

@@ -240,3 +240,39 @@ def test_without_a_plan_a_host_is_held_for_its_own_turn(campaign: Campaign) -> N
     assert run.returncode == 0, run.stdout
     log = (campaign.fleet.marks / "locks").read_text().splitlines()
     assert log == ["h1 taken", "h1 released", "h2 taken", "h2 released"]
+
+
+PLAN = """
+import json
+from pathlib import Path
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        path = Path(self._task.args["dest"], "plan.json").absolute()
+        path.parent.mkdir(exist_ok=True)
+        path.write_text((Path(task_vars["marks"]) / "plan").read_text())
+        made = {"summary": [], "complete": True, "plan_html": "", "decisions_sha256": "aa"}
+        return {**super().run(tmp, task_vars), **made}
+"""
+LOOK = """
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        return {**super().run(tmp, task_vars), "host": {"a": 1}, "journal": {}, "blockers": []}
+"""
+
+
+@pytest.mark.parametrize(("approved", "upgraded"), [("aa", ["h1", "h2", "h3", "h4"]), ("bb", [])])
+def test_without_files_it_is_planned_again_and_upgraded_only_as_approved(
+    campaign: Campaign, approved: str, upgraded: list[str]
+) -> None:
+    actions = campaign.fleet.directory / "ansible_collections/holdfast/kvm/plugins/action"
+    (actions / "plan.py").write_text(PLAN)
+    for name in ("host_info", "preflight"):
+        (actions / f"{name}.py").write_text(LOOK)
+    (campaign.fleet.marks / "plan").write_text(json.dumps(campaign.plan))
+    run = campaign.fleet.upgrade("-e", f"holdfast_plan_sha256={approved}", playbook="campaign")
+    assert (run.returncode == 0) == bool(upgraded), run.stdout
+    assert campaign.fleet.marked("verify") == upgraded
