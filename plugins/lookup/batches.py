@@ -25,6 +25,10 @@ options:
         given, all hosts of the inventory.
     type: list
     elements: str
+  must_exist:
+    description: Whether a plan that is not there is an error. One that is yet to be made has no batches.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -65,8 +69,11 @@ class LookupModule(LookupBase):
             return []
         known = set(((variables or {}).get("groups") or {}).get("all", ()))
         within = self.get_option("within")
+        path = Path(paths[0]).expanduser().absolute()
+        if not path.exists() and not self.get_option("must_exist"):
+            return []
         try:
-            plan = read_plan(Path(paths[0]).expanduser().absolute())
+            plan = read_plan(path)
             return batches(plan, known, known if within is None else set(within))
         except BadInput as error:
             raise AnsibleLookupError(str(error)) from error
