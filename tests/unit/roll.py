@@ -22,14 +22,20 @@ UNREACHABLE = "ansible_host=127.0.0.1 ansible_port=1 ansible_connection=ssh"
 # Stands in for the module that holds a host: a file for each host that is held, and who begins and ends it on record.
 LOCK = """
 from pathlib import Path
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
-        self._low_level_execute_command("true")
+        state = self._task.args.get("state", "taken")
+        try:
+            self._low_level_execute_command("true")
+        except AnsibleConnectionFailure:
+            if state == "taken":
+                raise
+            return super().run(tmp, task_vars)
         host = self._task.delegate_to or task_vars["inventory_hostname"]
         held = Path(task_vars["marks"]) / (host + ".held")
-        state = self._task.args.get("state", "taken")
         with (held.parent / "locks").open("a") as log:
             log.write(f"{host} {state}\\n")
         if state != "taken":
