@@ -18,7 +18,7 @@ LINK := build/collections/ansible_collections/holdfast/kvm
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test bench faults lint unit package awx lab-test clean
+.PHONY: help setup demo test bench faults lint unit package awx lab-test molecule clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ lab-test: setup ## a real upgrade of a lab hypervisor, seen from outside
 		[ $$(( $$(date +%s) - begun )) -lt $(AGAIN_WITHIN_S) ] || break; \
 		echo "the lab's emulator broke down, a known fault of it: the whole story once more"; \
 	done; exit $$status
+
+molecule: setup ## prepare a lab hypervisor by Molecule: converge, idempotence, verify
+	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test
 
 clean: ## stop the lab, remove what set-up, tests and builds made
 	@[ ! -d build/lab ] || [ ! -x $(BIN)/holdfast ] || $(BIN)/holdfast lab down

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._plan import checker,
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import document
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.table import lines
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._controller import controller_among, own_identities
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._document_pair import DocumentPair
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._origin import (
     origins_of_entries,
@@ -83,6 +85,7 @@ def planned(arguments: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
     found = [found_of(str(name), entry) for name, entry in arguments["fleet"].items()]
     reports = [report(Path(path)) for path in options["reports"]]
     known = intake.fleet(found, options, reports, origins_of_values(arguments))
+    known = replace(known, notes=(*known.notes, *notes_on_controller(found)))
     plan = planner.plan(known)
     broken = checker.check(known, plan)
     if broken:
@@ -94,6 +97,17 @@ def planned(arguments: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
     # Through JSON, so that no templating wrapper of Ansible stays in it.
     fields: dict[str, Any] = json.loads(json.dumps(document(plan, known, created)))
     return fields
+
+
+def notes_on_controller(found: Sequence[intake.Found]) -> list[str]:
+    """What whoever carries the plan out from here should know."""
+    own = own_identities()
+    here = [(entry.name, controller_among(entry.vms, own)) for entry in found]
+    return [
+        f"this controller is VM {vm} on {host}: upgrade from another machine, unless it is moved away live before"
+        for host, vm in here
+        if vm
+    ]
 
 
 def found_of(name: str, entry: Any) -> intake.Found:
@@ -149,4 +163,5 @@ def described(pair: DocumentPair, plan: dict[str, Any]) -> dict[str, Any]:
         "summary": lines(plan),
         "complete": plan["complete"],
         "batches": [batch["hosts"] for batch in plan["batches"]],
+        "decisions_sha256": plan["decisions_sha256"],
     }

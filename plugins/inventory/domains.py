@@ -68,7 +68,7 @@ from ansible.vars.plugins import get_vars_from_inventory_sources
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, hypervisor, policy
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import VmFacts, plain
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Treatment, VmFacts, plain
 
 PARENT = "holdfast_vms"
 NEEDED = (
@@ -158,7 +158,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
 
     def _decisions(self, host: str, vms: Sequence[VmFacts], rules: object) -> Dict[str, Dict[str, Any]]:
         try:
-            return {one.uuid: decided(one) for one in policy.decide(policy.parse_rules(rules), vms)}
+            # A list of what is wanted, which a plan judges: here no treatment is out of reach.
+            known = policy.parse_rules(rules, available=tuple(Treatment))
+            return {one.uuid: decided(one) for one in policy.decide(known, vms)}
         except BadInput as error:
             self.display.warning(f"VMs of {host} are listed without their treatment: {error}")
             return {}

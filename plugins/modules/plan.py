@@ -153,6 +153,11 @@ batches:
   elements: list
   returned: success
   sample: [[hv2], [hv1]]
+decisions_sha256:
+  description: Digest of what was decided, the same for every plan that may be carried out in place of this one.
+  type: str
+  returned: success
+  sample: 0b5c1f...
 refused:
   description: Whether the policy, an option or a host's answer cannot be used; C(hint) says what to do.
   type: bool

@@ -67,6 +67,12 @@ warnings_found:
   elements: dict
   returned: always
   sample: []
+staying:
+  description: Running VMs that are to stay in place, with C(name) and C(uuid).
+  type: list
+  elements: dict
+  returned: always
+  sample: [{name: db1, uuid: 6d0b8a1c-3d3f-4c57-9f0e-3f2f3a1f7a55}]
 refused:
   description: Whether there is a blocker; nothing was touched then.
   type: bool
@@ -83,7 +89,7 @@ import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -103,7 +109,9 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
     Blocker,
     HostFacts,
     KernelFacts,
+    Treatment,
     Verdict,
+    VmFacts,
     plain,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
@@ -124,6 +132,13 @@ def target_of(wanted: str, host: HostFacts) -> KernelFacts:
     return replace(collect.kernel_facts(release), cmdline=line)
 
 
+def staying(vms: Sequence[VmFacts], decisions: Sequence[policy.Decision]) -> List[Dict[str, str]]:
+    """Running VMs that are to stay in place."""
+    running = {vm.uuid for vm in vms if vm.domain_id >= 0}
+    kept = (one for one in decisions if one.treatment is Treatment.IN_PLACE and one.uuid in running)
+    return [{"name": one.name, "uuid": one.uuid} for one in kept]
+
+
 def with_command(verdict: Verdict, command: str) -> Verdict:
     """The verdict, and what the operator's own command says: a host that is not well is not begun."""
     remedy = "put that right, or change preflight_command"
@@ -140,12 +155,14 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     host = replace(host, image_signed=collect.image_signed(Path(target.image)))
     with connect() as hypervisor:
         vms = collect.vm_facts(hypervisor, config)
-    verdict = preflight.judge(host, vms, target, decisions=policy.decide(rules, vms))
+    decisions = policy.decide(rules, vms)
+    verdict = preflight.judge(host, vms, target, decisions=decisions)
     if module.params["command"] and not module.check_mode:
         verdict = with_command(verdict, module.params["command"])
     found: Dict[str, Any] = {
         "blockers": [plain(entry) for entry in verdict.blockers],
         "warnings_found": [plain(entry) for entry in verdict.warnings],
+        "staying": staying(vms, decisions),
         "refused": not verdict.passed,
         "kernel": {"from": host.kernel, "to": target.release},
     }

@@ -95,9 +95,15 @@ def _register_plan(commands: Any) -> None:
 
 def _register_upgrade(commands: Any) -> None:
     command = commands.add_parser(
-        "upgrade", help="upgrade the hosts of an inventory, one after the other", epilog=EXIT_CODES
+        "upgrade", help="upgrade the hosts of an inventory, one after the other or as planned", epilog=EXIT_CODES
     )
     _add_fleet(command)
+    command.add_argument(
+        "--plan",
+        type=Path,
+        metavar="PATH",
+        help="a plan.json, or the directory it is in: upgrade its hosts, in its batches and with its treatments",
+    )
     command.add_argument("--campaign", default="upgrade", help="name at the top of the report (default: upgrade)")
     command.add_argument("--report-dir", type=Path, metavar="DIR", help="where report.json and report.html go")
     command.add_argument(
@@ -224,6 +230,7 @@ def _upgrade(arguments: argparse.Namespace) -> int:
         extra_vars=(*arguments.extra_vars, *_chosen(arguments)),
         campaign=arguments.campaign,
         report_dir=arguments.report_dir,
+        plan=arguments.plan,
     )
     return carry_out(wish, lambda: _view(arguments))
 

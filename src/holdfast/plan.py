@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, CommandFailed
-from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import SCHEMA_VERSION
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._plan_file import read_plan
 
 from .command import step
 from .upgrade import (
@@ -66,7 +65,7 @@ def make(wish: Wish) -> dict[str, Any]:
         return_code = runner(wish, place, environment)(heard.listen, lambda: False)
     if not heard.plan_json:
         raise _explained(heard, place, return_code)
-    return {"plan_json": heard.plan_json, **read(Path(heard.plan_json))}
+    return {"plan_json": heard.plan_json, **read_plan(Path(heard.plan_json))}
 
 
 def _explained(heard: Heard, place: Place, return_code: int) -> BadInput | CommandFailed:
@@ -79,16 +78,3 @@ def _explained(heard: Heard, place: Place, return_code: int) -> BadInput | Comma
         message, _, hint = heard.refusal.partition(" -- ")
         return BadInput(message, hint)
     return CommandFailed(f"ansible-playbook ended with {return_code}, and without a plan", log)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A plan that this version wrote. Raises BadInput."""
-    try:
-        plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}", "name a plan.json that holdfast plan wrote") from error
-    if not isinstance(plan, dict) or plan.get("schema_version") != SCHEMA_VERSION:
-        raise BadInput(
-            f"{path} is no plan of schema version {SCHEMA_VERSION}", "plan again with this version of holdfast"
-        )
-    return plan

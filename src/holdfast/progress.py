@@ -61,6 +61,7 @@ SETTLED = (*FAILURES, HostStatus.REFUSED, HostStatus.LOCKED)
 class Kind(StrEnum):
     """What a happening is about."""
 
+    BATCH = "batch"
     PHASE = "phase"
     REMARK = "remark"
     VM_PAUSED = "vm_paused"
@@ -90,7 +91,10 @@ class VmProgress:
 
 @dataclass(frozen=True)
 class HostProgress:
-    """One host. ``clock_ahead_s`` is how far the controller's clock is ahead of the host's, at most."""
+    """One host. ``began_at``: when its turn came, 0 for not yet.
+
+    ``clock_ahead_s`` is how far the controller's clock is ahead of the host's, at most.
+    """
 
     name: str
     status: HostStatus = HostStatus.WAITING
@@ -100,6 +104,7 @@ class HostProgress:
     qemu: tuple[str, str] = ("", "")
     vms: tuple[VmProgress, ...] = ()
     error: str = ""
+    began_at: float = 0.0
     heard_at: float = 0.0
     clock_ahead_s: float | None = None
 
@@ -125,8 +130,16 @@ class Happening:
 
 
 @dataclass(frozen=True)
+class PlannedBatch:
+    """Hosts that a plan upgrades together, and how long that was predicted to take."""
+
+    hosts: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Progress:
-    """A whole run."""
+    """A whole run. ``batches`` are those of its plan, none without one."""
 
     campaign: str
     started_at: float = 0.0
@@ -139,6 +152,7 @@ class Progress:
     return_code: int | None = None
     report_json: str = ""
     report_html: str = ""
+    batches: tuple[PlannedBatch, ...] = ()
 
     def host(self, name: str) -> HostProgress:
         return next((host for host in self.hosts if host.name == name), HostProgress(name))
@@ -146,10 +160,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunBegan:
-    """ansible-playbook is about to start for these hosts."""
+    """ansible-playbook is about to start for these hosts, in these batches of a plan."""
 
     at: float
     hosts: tuple[str, ...]
+    batches: tuple[PlannedBatch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,8 +209,9 @@ Event = RunBegan | AnsibleEvent | ProgressLine | StopAsked | CancelAsked | RunEn
 def reduce(progress: Progress, event: Event) -> Progress:
     """The run after an event. Unknown, old and repeated events leave it as it is."""
     match event:
-        case RunBegan(at, hosts):
-            return replace(progress, started_at=at, hosts=tuple(HostProgress(name) for name in hosts))
+        case RunBegan(at, hosts, batches):
+            waiting = tuple(HostProgress(name) for name in hosts)
+            return replace(progress, started_at=at, hosts=waiting, batches=batches)
         case AnsibleEvent(data):
             return _ansible(progress, data)
         case ProgressLine(data):
@@ -231,6 +247,28 @@ def exit_code(progress: Progress) -> ExitCode:
     if progress.cancelled or (progress.stop_asked and unfinished):
         return ExitCode.STOPPED
     return ExitCode.HOST_FAILED if progress.return_code or not found else ExitCode.DONE
+
+
+def is_over(progress: Progress, batch: PlannedBatch) -> bool:
+    """Whether no host of a batch is still to be worked on."""
+    busy = (HostStatus.WAITING, HostStatus.WORKING)
+    return not any(progress.host(name).status in busy for name in batch.hosts)
+
+
+def current_batch(progress: Progress) -> int:
+    """The number of the batch that is under way, counted from 1: the first that is not over, at last the last."""
+    open_ones = (number for number, batch in enumerate(progress.batches, start=1) if not is_over(progress, batch))
+    return next(open_ones, len(progress.batches))
+
+
+def time_left_s(progress: Progress, now: float) -> float:
+    """Seconds that the campaign still takes by its plan. A batch that takes longer than planned is taken for over."""
+    return sum(_batch_left_s(progress, batch, now) for batch in progress.batches if not is_over(progress, batch))
+
+
+def _batch_left_s(progress: Progress, batch: PlannedBatch, now: float) -> float:
+    begun = [host.began_at for host in map(progress.host, batch.hosts) if host.began_at]
+    return max(batch.seconds - (now - min(begun)), 0.0) if begun else batch.seconds
 
 
 def _told(progress: Progress, *happenings: Happening) -> Progress:
@@ -272,9 +310,19 @@ def _entered(progress: Progress, at: float, details: Mapping[str, Any]) -> Progr
     host = progress.host(name)
     if role == host.phase or host.status in SETTLED:
         return progress
+    told = [*_batch_news(progress, at, name), Happening(at, Kind.PHASE, role, name)]
     status = HostStatus.WORKING if host.status is HostStatus.WAITING else host.status
-    host = replace(host, phase=role, status=status)
-    return _told(_with_host(progress, host), Happening(at, Kind.PHASE, role, name))
+    host = replace(host, phase=role, status=status, began_at=host.began_at or at)
+    return _told(_with_host(progress, host), *told)
+
+
+def _batch_news(progress: Progress, at: float, name: str) -> list[Happening]:
+    """A line when the first host of a batch begins."""
+    for number, batch in enumerate(progress.batches, start=1):
+        if name in batch.hosts and not any(progress.host(other).began_at for other in batch.hosts):
+            text = f"batch {number} of {len(progress.batches)}: {', '.join(batch.hosts)}"
+            return [Happening(at, Kind.BATCH, text, seconds=time_left_s(progress, at))]
+    return []
 
 
 def _succeeded(progress: Progress, at: float, details: Mapping[str, Any]) -> Progress:
@@ -284,6 +332,8 @@ def _succeeded(progress: Progress, at: float, details: Mapping[str, Any]) -> Pro
         return _reported(progress, at, result)
     if action == ROLE_PREFIX + LIVE_UPDATE and details.get("host"):
         progress = _journal(progress, details["host"], at, result.get("journal"))
+        if result.get("result") == HostStatus.SKIPPED.value and result.get("generation"):
+            return progress  # a look ahead
         # "skipped" by the host itself means that there was nothing to do; a host that the gate skips never gets here.
         status = _status(result.get("result"))
         status = HostStatus.DONE if status is HostStatus.SKIPPED else status

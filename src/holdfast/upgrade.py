@@ -30,6 +30,7 @@ from typing import Any
 
 from ansible_collections.holdfast.kvm.plugins.module_utils import _report
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, CommandFailed
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._plan_file import read_plan
 
 from .command import run
 from .progress import (
@@ -37,6 +38,7 @@ from .progress import (
     CancelAsked,
     Event,
     ExitCode,
+    PlannedBatch,
     Progress,
     ProgressLine,
     RunBegan,
@@ -67,6 +69,7 @@ class Wish:
     report_dir: Path | None = None
     plan_dir: Path | None = None
     playbook: str = UPGRADE
+    plan: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,38 @@ def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
     """Run the playbook to its end. Raises BadInput before anything starts when the wish cannot be carried out."""
     if not wish.inventory.exists():
         raise BadInput(f"inventory {wish.inventory} does not exist", "name an inventory file or directory with -i")
+    batches = planned_batches(wish.plan)
     environment = ansible_environment(os.environ)
     place = new_place(state_dir(os.environ))
     environment[PROGRESS_FILE_VARIABLE] = str(place.progress_file)
     try:
-        wish = replace(wish, extra_vars=as_files(wish.extra_vars, place.variables))
+        wish = replace(wish, extra_vars=as_files((*wish.extra_vars, *plan_variables(wish.plan)), place.variables))
         hosts = chosen_hosts(wish, environment)
-        progress = watched(Progress(wish.campaign), hosts, place, view_for(), runner(wish, place, environment))
+        began = RunBegan(time.time(), *in_order(hosts, batches))
+        progress = watched(Progress(wish.campaign), began, place, view_for(), runner(wish, place, environment))
         return exit_code(progress)
     finally:
         place.forget_secrets()
+
+
+def planned_batches(plan: Path | None) -> tuple[PlannedBatch, ...]:
+    """The batches of a plan. Raises BadInput when it cannot be read."""
+    found = read_plan(plan)["batches"] if plan else []
+    return tuple(PlannedBatch(tuple(batch["hosts"]), float(batch["seconds"])) for batch in found)
+
+
+def plan_variables(plan: Path | None) -> tuple[str, ...]:
+    """The playbook's word for a plan."""
+    return (json.dumps({"holdfast_plan": str(plan.absolute())}),) if plan else ()
+
+
+def in_order(hosts: Sequence[str], batches: Sequence[PlannedBatch]) -> tuple[tuple[str, ...], tuple[PlannedBatch, ...]]:
+    """The hosts in the order in which they come, and the batches with none but these hosts."""
+    if not batches:
+        return tuple(by_name(hosts)), ()
+    chosen = [replace(batch, hosts=tuple(name for name in batch.hosts if name in hosts)) for batch in batches]
+    there = tuple(batch for batch in chosen if batch.hosts)
+    return tuple(name for batch in there for name in batch.hosts), there
 
 
 def state_dir(environment: Mapping[str, str]) -> Path:
@@ -285,11 +310,11 @@ def runner(wish: Wish, place: Place, environment: Mapping[str, str]) -> Start:
     return start
 
 
-def watched(progress: Progress, hosts: Sequence[str], place: Place, view: View, start: Start) -> Progress:
+def watched(progress: Progress, began: RunBegan, place: Place, view: View, start: Start) -> Progress:
     """Run ``start`` in a thread, and keep ``view`` up to date until it has ended."""
     events: queue.Queue[Event] = queue.Queue()
     cancel = threading.Event()
-    events.put(RunBegan(time.time(), tuple(hosts)))
+    events.put(began)
     thread = threading.Thread(target=_run_to_end, args=(start, events, cancel), name="ansible", daemon=True)
     lines = progress_lines(place.progress_file)
     try:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Protocol
 
@@ -27,7 +28,9 @@ from .progress import (
     Kind,
     Progress,
     VmProgress,
+    current_batch,
     exit_code,
+    time_left_s,
 )
 
 COLOURS = {
@@ -131,6 +134,8 @@ def clock(at: float) -> str:
 def sentence(happening: Happening) -> str:
     """A happening as a person says it."""
     text = figures.printable(" ".join(happening.text.split()))
+    if happening.kind is Kind.BATCH:
+        text = f"{text}; about {figures.seconds(happening.seconds)} left"
     if happening.kind is Kind.PHASE:
         text = f"begins {text.replace('_', ' ')}"
     if happening.kind is Kind.HOST:
@@ -165,8 +170,9 @@ def _readable(error: str) -> str:
 
 def drawn(progress: Progress, now: float, height: int) -> RenderableType:
     """The picture of a run, not taller than ``height`` lines."""
-    room = max(height - _FRAME_LINES - len(progress.hosts), 3)
-    parts: list[RenderableType] = [_header(progress, now), _hosts(progress)]
+    hosts = shown_hosts(progress.hosts, max(height // 2 - 4, 3))
+    room = max(height - _FRAME_LINES - len(hosts), 3)
+    parts: list[RenderableType] = [_header(progress, now), _hosts(progress, hosts)]
     current = [host for host in progress.hosts if host.vms]
     if current:
         parts += ["", _vms(current[-1], now, room)]
@@ -182,21 +188,51 @@ def _header(progress: Progress, now: float) -> Panel:
         line.append("  stopping at once", "red")
     elif progress.ended_at is None and progress.stop_asked:
         line.append("  stopping after this host (Ctrl-C again: at once)", "yellow")
+    if progress.batches:
+        line.append(f"\n{campaign_line(progress, now)}", "dim")
     return Panel(line, title="holdfast", title_align="left", border_style="dim")
 
 
-def _hosts(progress: Progress) -> Table:
+def campaign_line(progress: Progress, now: float) -> str:
+    """How far a planned campaign is, in one line."""
+    counts = Counter(_standing(host) for host in progress.hosts)
+    told = ", ".join(f"{counts[word]} {word}" for word in ("done", "under way", "waiting", "not done") if counts[word])
+    line = f"batch {current_batch(progress)} of {len(progress.batches)}; hosts: {told}"
+    if progress.ended_at is None:
+        left_s = time_left_s(progress, now)
+        line += f"; about {figures.seconds(left_s)} left by the plan" if left_s else "; longer than planned"
+    return line
+
+
+def _standing(host: HostProgress) -> str:
+    if host.status in (HostStatus.DONE, HostStatus.UPGRADED):
+        return "done"
+    return {HostStatus.WORKING: "under way", HostStatus.WAITING: "waiting"}.get(host.status, "not done")
+
+
+def shown_hosts(hosts: Sequence[HostProgress], room: int) -> list[HostProgress]:
+    """The hosts that fit, in order: those in trouble first, then those at work, then the next ones."""
+    ranks = {"not done": 0, "under way": 1, "waiting": 2, "done": 3}
+    urgent = sorted(hosts, key=lambda host: ranks[_standing(host)])[:room]
+    return [host for host in hosts if host in urgent]
+
+
+def _hosts(progress: Progress, shown: Sequence[HostProgress]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2))
-    for heading in ("host", "phase", "kernel", "QEMU", "result"):
+    numbers = {name: number for number, batch in enumerate(progress.batches, start=1) for name in batch.hosts}
+    for heading in (*(["batch"] if numbers else []), "host", "phase", "kernel", "QEMU", "result"):
         table.add_column(heading, overflow="ellipsis", no_wrap=True)
-    for host in progress.hosts:
+    for host in shown:
         table.add_row(
+            *([str(numbers.get(host.name, ""))] if numbers else []),
             Text(figures.printable(host.name), "bold"),
             Text(_phase(host)),
             Text(figures.change(*host.kernel)),
             Text(figures.change(*host.qemu)),
             Text(host.status.value.replace("_", " "), COLOURS[host.status]),
         )
+    if len(shown) < len(progress.hosts):
+        table.add_row(Text(f"and {len(progress.hosts) - len(shown)} more", "dim"))
     return table
 
 

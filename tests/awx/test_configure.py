@@ -20,7 +20,11 @@ ROOT = Path(__file__).parents[2]
 WORKFLOW = "holdfast: plan, approve, upgrade"
 NAMES = {f"holdfast: {name}" for name in ("status", "prepare", "plan", "upgrade", "recover")}
 # Variables of the playbooks themselves: each is explained where the playbook begins.
-PLAYBOOK_VARIABLES = {"holdfast_serial": {"type": "int"}, "holdfast_give_up": {"type": "list", "elements": "str"}}
+PLAYBOOK_VARIABLES = {
+    "plan_max_unavailable": {"type": "str"},
+    "holdfast_max_failures": {"type": "int"},
+    "holdfast_give_up": {"type": "list", "elements": "str"},
+}
 
 
 def load(path: Path) -> Any:
@@ -68,8 +72,8 @@ def check_templates(awx: Awx) -> None:
         assert (template["job_slice_count"], template["allow_simultaneous"]) == (1, False)
         assert (template["ask_limit_on_launch"], template["ask_variables_on_launch"]) == (True, False)
     plan, upgrade = awx.one("job_templates", "holdfast: plan"), awx.one("job_templates", "holdfast: upgrade")
-    assert (plan["job_type"], upgrade["job_type"]) == ("check", "run")
-    assert plan["playbook"] == upgrade["playbook"] == "playbooks/upgrade.yml"
+    assert (plan["job_type"], upgrade["job_type"]) == ("run", "run")
+    assert (plan["playbook"], upgrade["playbook"]) == ("playbooks/plan.yml", "playbooks/campaign.yml")
 
 
 def check_surveys(awx: Awx) -> None:
@@ -77,7 +81,13 @@ def check_surveys(awx: Awx) -> None:
         spec = awx.surveys.get(f"{awx.one(kind, name)['url']}survey_spec/", {"spec": []})
         return [question["variable"] for question in spec["spec"]]
 
-    upgrade = ["stage_kernel", "stage_default_release", "holdfast_serial", "live_update_force"]
+    upgrade = [
+        "stage_kernel",
+        "stage_default_release",
+        "plan_max_unavailable",
+        "holdfast_max_failures",
+        "live_update_force",
+    ]
     assert asked("job_templates", "holdfast: plan") == upgrade
     assert asked("job_templates", "holdfast: upgrade") == upgrade
     # What the workflow asks for reaches a step only if the step asks for it too.
@@ -139,9 +149,9 @@ def test_a_missing_inventory_is_named(awx: Awx, configure: Configure) -> None:
 
 @pytest.mark.parametrize("template", CONTENT["awx_job_templates"], ids=lambda template: template["name"])
 def test_a_template_runs_a_playbook_that_awx_offers(template: dict[str, Any]) -> None:
-    """AWX offers files with a line that begins a play."""
+    """AWX offers files with a line that begins a play, or names a playbook."""
     text = (ROOT / template["playbook"]).read_text()
-    assert re.search(r"^\s*-?\s*hosts:", text, re.MULTILINE)
+    assert re.search(r"^\s*-?\s*(hosts|(ansible\.builtin\.)?import_playbook):", text, re.MULTILINE)
 
 
 def surveys() -> dict[str, dict[str, Any]]:

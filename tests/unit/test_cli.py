@@ -23,7 +23,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import B
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import build_report
 from holdfast import upgrade
 from holdfast.cli import main
-from holdfast.progress import ExitCode, Progress, exit_code
+from holdfast.progress import ExitCode, Progress, RunBegan, exit_code
 from holdfast.upgrade import Place, Wish
 
 
@@ -116,6 +116,35 @@ def test_hosts_are_ordered_as_a_person_would() -> None:
 
 def listing(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
     monkeypatch.setattr(upgrade, "run", lambda *_, **__: answer())
+
+
+PLAN = {
+    "schema_version": 1,
+    "fleet": {},
+    "batches": [{"hosts": ["hv10", "hv2"], "seconds": 60}, {"hosts": ["hv1"], "seconds": 30}],
+}
+
+
+def test_hosts_of_a_plan_come_in_its_order_and_others_by_name(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps(PLAN))
+    batches = upgrade.planned_batches(tmp_path)
+    assert upgrade.in_order(("hv1", "hv2", "hv10"), batches) == (("hv10", "hv2", "hv1"), batches)
+    hosts, limited = upgrade.in_order(("hv1", "hv2"), batches)
+    assert (hosts, [batch.hosts for batch in limited]) == (("hv2", "hv1"), [("hv2",), ("hv1",)])
+    assert upgrade.in_order(("hv10", "hv2"), ()) == (("hv2", "hv10"), ())
+
+
+def test_a_plan_that_cannot_be_read_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.json").write_text('{"schema_version": 0}')
+    assert main(["upgrade", "-i", str(tmp_path), "--plan", str(tmp_path)]) == ExitCode.HOST_FAILED
+    assert "is no plan of schema version 1" in capsys.readouterr().err
+
+
+def test_a_plan_is_named_to_the_playbook_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (variables,) = upgrade.plan_variables(Path("may/plan.json"))
+    assert json.loads(variables) == {"holdfast_plan": f"{tmp_path}/may/plan.json"}
+    assert upgrade.plan_variables(None) == ()
 
 
 def test_inventory_without_hosts_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -265,7 +294,7 @@ def test_first_interrupt_leaves_a_stop_file_and_lets_the_host_finish(place: Plac
         return 0
 
     view = Silent()
-    progress = upgrade.watched(Progress("spring"), ("hv1", "hv2"), place, view, start)
+    progress = upgrade.watched(Progress("spring"), RunBegan(1.0, ("hv1", "hv2")), place, view, start)
     assert exit_code(progress) is ExitCode.STOPPED
     assert not progress.cancelled
     assert view.closed == progress
@@ -280,7 +309,7 @@ def test_second_interrupt_cancels(place: Place) -> None:
         wait_for(cancelled)
         return 254
 
-    progress = upgrade.watched(Progress("spring"), ("hv1",), place, Silent(), start)
+    progress = upgrade.watched(Progress("spring"), RunBegan(1.0, ("hv1",)), place, Silent(), start)
     assert progress.cancelled
     assert exit_code(progress) is ExitCode.STOPPED
 
@@ -288,7 +317,11 @@ def test_second_interrupt_cancels(place: Place) -> None:
 def test_signals_are_given_back(place: Place) -> None:
     before = signal.getsignal(signal.SIGINT)
     upgrade.watched(
-        Progress("spring"), ("hv1",), place, Silent(), lambda on_event, _: int(not on_event(finished("hv1")))
+        Progress("spring"),
+        RunBegan(1.0, ("hv1",)),
+        place,
+        Silent(),
+        lambda on_event, _: int(not on_event(finished("hv1"))),
     )
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -297,5 +330,5 @@ def test_failure_that_nothing_explains_points_to_the_log(place: Place) -> None:
     place.log.parent.mkdir(parents=True)
     place.log.write_text("noise\n[ERROR]: couldn't resolve module/action 'nope'\nmore\n")
     with pytest.raises(CommandFailed, match="couldn't resolve module") as caught:
-        upgrade.watched(Progress("spring"), ("hv1",), place, Silent(), lambda *_: 4)
+        upgrade.watched(Progress("spring"), RunBegan(1.0, ("hv1",)), place, Silent(), lambda *_: 4)
     assert str(place.log) in caught.value.hint

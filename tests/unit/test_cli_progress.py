@@ -16,13 +16,16 @@ from holdfast.progress import (
     ExitCode,
     HostStatus,
     Kind,
+    PlannedBatch,
     Progress,
     ProgressLine,
     RunBegan,
     RunEnded,
     StopAsked,
+    current_batch,
     exit_code,
     reduce,
+    time_left_s,
 )
 
 BEGIN = 1000.0
@@ -248,3 +251,38 @@ def test_unreachable_host_is_named_with_a_remedy() -> None:
     assert host.status is HostStatus.UNREACHABLE
     assert "hv1 cannot be reached" in host.error
     assert "SSH key" in host.error
+
+
+# A campaign with a plan
+
+CREATED = 1795226400.0  # as ansible() says
+PLANNED = RunBegan(CREATED, ("hv1", "hv2", "hv3"), (PlannedBatch(("hv1",), 100.0), PlannedBatch(("hv2", "hv3"), 200.0)))
+
+
+def test_the_time_left_is_that_of_the_batches_that_are_not_over() -> None:
+    begun = after(PLANNED)
+    assert (current_batch(begun), time_left_s(begun, CREATED + 50)) == (1, 300.0)
+    at_work = after(PLANNED, ansible("runner_on_start", "hv1", "preflight"))
+    assert time_left_s(at_work, CREATED + 40) == 260.0
+    assert time_left_s(at_work, CREATED + 400) == 200.0, "a batch that takes longer takes no time from the others"
+    first_over = after(PLANNED, ansible("runner_on_start", "hv1", "preflight"), upgraded("hv1"))
+    assert (current_batch(first_over), time_left_s(first_over, CREATED + 400)) == (2, 200.0)
+    half_over = after(PLANNED, upgraded("hv1"), ansible("runner_on_start", "hv2", "stage"), upgraded("hv2"))
+    assert (current_batch(half_over), time_left_s(half_over, CREATED + 50)) == (2, 150.0)
+    over = after(PLANNED, upgraded("hv1"), upgraded("hv2"), upgraded("hv3"))
+    assert (current_batch(over), time_left_s(over, CREATED)) == (2, 0.0)
+
+
+def test_a_batch_is_announced_once_with_its_hosts() -> None:
+    starts = [ansible("runner_on_start", host, "preflight") for host in ("hv1", "hv2", "hv3")]
+    told = [one for one in after(PLANNED, *starts).happenings if one.kind is Kind.BATCH]
+    assert [one.text for one in told] == ["batch 1 of 2: hv1", "batch 2 of 2: hv2, hv3"]
+    assert told[0].seconds == 300.0
+
+
+def test_a_look_ahead_is_no_end() -> None:
+    action = "holdfast.kvm.live_update"
+    ahead = {"result": "skipped", "generation": "g-1"}
+    begun = ansible("runner_on_start", "hv1", "live_update")
+    looked = ansible("runner_on_ok", "hv1", "live_update", resolved_action=action, res=ahead)
+    assert after(BEGAN, begun, looked).host("hv1").status is HostStatus.WORKING

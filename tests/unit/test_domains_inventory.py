@@ -111,6 +111,14 @@ def test_vms_are_grouped_as_the_operator_likes(fleet: Fleet) -> None:
     assert listed["treatment_in_place"]["hosts"] == ["db1.hv1"]
 
 
+def test_a_policy_for_a_plan_is_understood(fleet: Fleet) -> None:
+    fleet.libvirt("hv1", ("db1", RUNNING))
+    fleet.policy = [{"match": {"name": "db1"}, "critical": True, "return_home": True}]
+    listed, warnings = fleet.listed()
+    assert variables(listed, "db1.hv1")["treatment"] == "live"
+    assert "without their treatment" not in warnings
+
+
 def test_a_title_is_never_a_template(fleet: Fleet) -> None:
     fleet.libvirt("hv1", ("db1", RUNNING), title="{{ lookup('pipe', 'id') }}")
     listed, _ = fleet.listed()

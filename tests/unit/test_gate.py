@@ -6,80 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-
-REPOSITORY = Path(__file__).parents[2]
-STEPS = ("preflight", "stage", "live_update", "verify")
-HOSTS = ("h1", "h2", "h3", "h4")
-UNREACHABLE = "ansible_host=127.0.0.1 ansible_port=1 ansible_connection=ssh"
-
-
-class Fleet:
-    """Four hosts h1..h4 on this machine, and a collection of stub roles around the real playbooks."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.marks = directory / "marks"
-        self.marks.mkdir()
-        self.variables: dict[str, str] = dict.fromkeys(HOSTS, "ansible_connection=local")
-        collection = directory / "ansible_collections" / "holdfast" / "kvm"
-        shutil.copytree(REPOSITORY / "playbooks", collection / "playbooks")
-        shutil.copy(REPOSITORY / "galaxy.yml", collection)
-        for role in (*STEPS, "report"):
-            write_role(collection / "roles" / role, role)
-
-    def upgrade(self, *options: str) -> subprocess.CompletedProcess[str]:
-        hosts = "\n".join(f"{host} {variables}" for host, variables in self.variables.items())
-        inventory = self.directory / "inventory.ini"
-        inventory.write_text(f"[hypervisors]\n{hosts}\n")
-        playbook = self.directory / "ansible_collections/holdfast/kvm/playbooks/upgrade.yml"
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), str(playbook)]
-        extra = [f"marks={self.marks}", "ansible_become=false", "holdfast_reach_timeout_s=2"]
-        extra += [f"ansible_python_interpreter={sys.executable}"]
-        command += [part for pair in extra for part in ("-e", pair)]
-        return subprocess.run(
-            [*command, *options],
-            env=self._environment(),
-            cwd=self.directory,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-
-    def _environment(self) -> dict[str, str]:
-        quiet = {
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-            "ANSIBLE_HOME": str(self.directory / "home"),
-        }
-        return {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(self.directory), **quiet}
-
-    def marked(self, step: str) -> list[str]:
-        """Hosts that got as far as this step."""
-        return sorted(path.name.split(".")[0] for path in self.marks.glob(f"*.{step}"))
-
-
-def write_role(directory: Path, name: str) -> None:
-    """A role that leaves a mark on the controller, and fails on the host named by ``fail_at_<role>``."""
-    mark = {
-        "name": f"Mark {name}",
-        "ansible.builtin.copy": {"content": "", "dest": f"{{{{ marks }}}}/{{{{ inventory_hostname }}}}.{name}"},
-        "delegate_to": "localhost",
-    }
-    fail = {
-        "name": f"Fail {name}",
-        "ansible.builtin.fail": {"msg": f"{name} failed on request"},
-        "when": f"inventory_hostname == fail_at_{name} | default('')",
-    }
-    (directory / "tasks").mkdir(parents=True)
-    (directory / "tasks" / "main.yml").write_text(yaml.safe_dump([mark, fail], sort_keys=False))
+from roll import HOSTS, REPOSITORY, STEPS, UNREACHABLE, Fleet
 
 
 @pytest.fixture
@@ -179,7 +111,7 @@ def test_a_name_of_a_vm_is_no_template(fleet: Fleet) -> None:
     shutil.copytree(REPOSITORY / "roles/live_update", role)
     options = yaml.safe_load((role / "tasks/main.yml").read_text())[0]["block"][0]["holdfast.kvm.live_update"]
     module = collection / "plugins/modules/live_update.py"
-    module.parent.mkdir(parents=True)
+    (collection / "plugins/action/live_update.py").unlink()
     spec = {name: {"type": "raw"} for name in options}
     module.write_text(f"SPEC, TEXT = {spec!r}, {text!r}{FAILS}")
     report = collection / "roles/report/tasks/main.yml"

@@ -264,3 +264,14 @@ def test_the_command_ends_with_3_when_hosts_are_left_out(site: Site) -> None:
     run = site.command()
     assert run.returncode == 3, run.stderr
     assert "hv1 cannot be planned: one of its VMs stands against it" in run.stdout
+
+
+def test_a_plan_that_was_approved_is_compared_with_the_one_of_now(site: Site) -> None:
+    site.has(hv1=answer(vm("a", 1)), hv2=answer(vm("b", 2)))
+    assert site.plan().returncode == 0
+    approved = site.written()["decisions_sha256"]
+    assert site.plan("-e", f"holdfast_plan_sha256={approved}").returncode == 0
+    site.has(hv1=answer(vm("a", 1)), hv2=answer(vm("b", 2), vm("c", 3)))
+    run = site.plan("-e", f"holdfast_plan_sha256={approved}")
+    assert run.returncode == 2
+    assert "The plan above is not the one that was approved" in told(run)

@@ -103,6 +103,11 @@ def main():
 main()
 """
 
+HOLD = """
+from ansible.module_utils.basic import AnsibleModule
+AnsibleModule({"state": {}}).exit_json()
+"""
+
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Path:
@@ -112,6 +117,7 @@ def fleet(tmp_path: Path) -> Path:
     shutil.copy(REPOSITORY / "galaxy.yml", collection)
     (collection / "plugins/modules").mkdir(parents=True)
     (collection / "plugins/modules/recover.py").write_text(STUB)
+    (collection / "plugins/modules/campaign_lock.py").write_text(HOLD)
     hosts = [
         "h1 ansible_host=127.0.0.1 ansible_port=1 ansible_connection=ssh",
         "h2 ansible_connection=local",

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import HostOutcome, build_report
 from holdfast.chart import chart
-from holdfast.progress import Happening, HostProgress, HostStatus, Kind, Progress, VmProgress
-from holdfast.view import JsonView, PlainView, drawn, shown_vms
+from holdfast.progress import Happening, HostProgress, HostStatus, Kind, PlannedBatch, Progress, VmProgress
+from holdfast.view import JsonView, PlainView, drawn, shown_hosts, shown_vms
 
 HOSTILE = "[red]x[/nope]\x1b[31m\u202e"
 VM = VmProgress("db1", "suspended", 90, 1 << 30, paused_at=1010.0)
@@ -111,3 +111,30 @@ def test_chart_of_a_report_draws_a_bar_per_vm() -> None:
     assert "boot 7.00 s" in text
     assert "hv2  skipped" in text
     assert "\x1b" not in text
+
+
+def campaign(*hosts: HostProgress) -> Progress:
+    batches = tuple(PlannedBatch((host.name,), 60.0) for host in hosts)
+    return Progress("spring", 1000.0, hosts, batches=batches)
+
+
+def test_picture_of_a_campaign_shows_batches_and_the_time_left() -> None:
+    done = HostProgress("hv3", HostStatus.UPGRADED, began_at=1000.0)
+    at_work = HostProgress("hv1", HostStatus.WORKING, "stage", began_at=1003.0)
+    text = rendered(campaign(done, at_work, HostProgress("hv2")))
+    assert "batch 2 of 3; hosts: 1 done, 1 under way, 1 waiting; about 110.0 s left by the plan" in text
+    assert [line.split()[:2] for line in text.splitlines() if " hv" in line] == [
+        ["1", "hv3"],
+        ["2", "hv1"],
+        ["3", "hv2"],
+    ]
+    assert "longer than planned" in rendered(campaign(HostProgress("hv1", HostStatus.WORKING, began_at=10.0)))
+
+
+def test_many_hosts_fit_and_those_in_trouble_come_first() -> None:
+    done = [HostProgress(f"hv{number}", HostStatus.UPGRADED) for number in range(100)]
+    hosts = [*done, HostProgress("bad", HostStatus.FAILED), HostProgress("busy", HostStatus.WORKING)]
+    assert [host.name for host in shown_hosts(hosts, 3)] == ["hv0", "bad", "busy"]
+    text = rendered(campaign(*hosts), height=24)
+    assert len(text.splitlines()) <= 24
+    assert "and 94 more" in text

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Dict
+from typing import Any, Dict, List, Mapping
 
 from .._core.facts import plain
-from .model import Fleet, Plan
+from .model import Fleet, Plan, Vm
 
 SCHEMA_VERSION = 1
 
@@ -18,28 +18,67 @@ SCHEMA_VERSION = 1
 def document(plan: Plan, fleet: Fleet, created: str) -> Dict[str, Any]:
     """The plan for programs; ``created`` is ISO 8601 in UTC."""
     fields = plain(plan)
+    known = picture(fleet)
+    decided = fields if isinstance(fields, dict) else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "created": created,
         "fleet_sha256": fingerprint(fleet),
+        "decisions_sha256": _digest([known, plain(fleet.limits), *decisions(decided)]),
         "complete": plan.complete,
         "limits": plain(fleet.limits),
-        **(fields if isinstance(fields, dict) else {}),
+        "fleet": known,
+        **decided,
     }
 
 
-def fingerprint(fleet: Fleet) -> str:
-    """A digest of what was approved: which VMs are where, what their policy says, the groups and the limits.
+def picture(fleet: Fleet) -> Dict[str, Any]:
+    """The fleet as it was approved: which VMs are where, what their policy says, the groups, the fault domains.
 
-    It does not change with what changes all the time, like free RAM; whoever carries a plan out looks at that again.
+    Not what changes all the time, like free RAM; whoever carries a plan out looks at that again.
     """
-    vms = [(vm.uuid, vm.host, vm.ram_bytes, *_policy(vm)) for vm in fleet.vms]
-    groups = [(group.name, group.min_available, group.anti_affinity) for group in fleet.groups]
-    hosts = [(host.name, host.domain, host.done) for host in fleet.hosts]
-    content = json.dumps([sorted(hosts), sorted(vms, key=str), sorted(groups), plain(fleet.limits)], default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
+    hosts = [{"name": host.name, "domain": host.domain, "done": host.done} for host in fleet.hosts]
+    groups = [
+        {"name": group.name, "min_available": group.min_available, "anti_affinity": group.anti_affinity}
+        for group in fleet.groups
+    ]
+    return {
+        "hosts": sorted(hosts, key=lambda host: str(host["name"])),
+        "groups": sorted(groups, key=lambda group: str(group["name"])),
+        "vms": sorted((picture_of(vm) for vm in fleet.vms), key=lambda vm: (vm["uuid"], vm["host"])),
+    }
 
 
-def _policy(vm: Any) -> Any:
-    treatments = [treatment.value for treatment in vm.treatments]
-    return treatments, vm.priority, vm.max_pause_s, vm.critical, vm.group, vm.return_home
+def picture_of(vm: Vm) -> Dict[str, Any]:
+    """What was approved of one VM. Sizes are bytes."""
+    return {
+        "name": vm.name,
+        "uuid": vm.uuid,
+        "host": vm.host,
+        "ram_bytes": vm.ram_bytes,
+        "treatments": [treatment.value for treatment in vm.treatments],
+        "priority": vm.priority,
+        "max_pause_s": vm.max_pause_s,
+        "critical": vm.critical,
+        "group": vm.group,
+        "return_home": vm.return_home,
+        "may_restart": vm.may_restart,
+    }
+
+
+def decisions(plan: Mapping[str, Any]) -> List[Any]:
+    """What a plan decides: which hosts go together, what happens to each VM, who goes where. No predicted times."""
+    batches = [
+        [batch["hosts"], sorted((move["uuid"], move["destination"]) for move in batch["evacuations"])]
+        for batch in plan["batches"]
+    ]
+    return [batches, sorted((vm["uuid"], vm["treatment"]) for vm in plan["vms"])]
+
+
+def fingerprint(fleet: Fleet) -> str:
+    """A digest of what was planned for, the limits among it."""
+    return _digest([picture(fleet), plain(fleet.limits)])
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -60,15 +60,14 @@ def fleet(
     Raises BadInput.
     """
     names = [entry.name for entry in found]
-    groups = _groups(found)
+    groups = groups_of(found)
     rules = {entry.name: _rules(entry, groups) for entry in found}
     facts = {entry.name: tuple(_facts(vm) for vm in entry.vms) for entry in found}
     notes = _strangers(rules, facts)
     measured = _measured(found, reports)
     done = [str(name) for name in options["done"]]
     hosts = tuple(_host(entry, measured, int(options["parallel"]), entry.name in done) for entry in found)
-    vms = tuple(vm for entry in found for vm in _vms(entry, decide_all(rules[entry.name], facts[entry.name])))
-    _check_unique(vms)
+    vms = vms_of(found)
     limits = parse_limits(options, names, origins)
     return Fleet(hosts, vms, groups, limits, switchover(reports), (*notes, *_lonely(groups, vms)))
 
@@ -94,8 +93,18 @@ def _rules(entry: Found, groups: Sequence[Group]) -> Tuple[Rule, ...]:
     return rules
 
 
-def _groups(found: Sequence[Found]) -> Tuple[Group, ...]:
-    """The groups of all hosts. A group is the fleet's, so whoever knows it says the same of it."""
+def vms_of(found: Sequence[Found]) -> Tuple[Vm, ...]:
+    """The running VMs of some hosts, with what their policy says. Raises BadInput."""
+    groups = groups_of(found)
+    rules = {entry.name: _rules(entry, groups) for entry in found}
+    facts = {entry.name: tuple(_facts(vm) for vm in entry.vms) for entry in found}
+    vms = tuple(vm for entry in found for vm in _vms(entry, decide_all(rules[entry.name], facts[entry.name])))
+    _check_unique(vms)
+    return vms
+
+
+def groups_of(found: Sequence[Found]) -> Tuple[Group, ...]:
+    """The groups of all hosts. A group is the fleet's, so whoever knows it says the same of it. Raises BadInput."""
     known: Dict[str, Group] = {}
     for entry in found:
         for group in grouping.parse_groups(entry.groups, entry.group_origins):
@@ -227,6 +236,7 @@ def _vm(entry: Found, vm: Mapping[str, Any], decision: Decision) -> Vm:
         critical=decision.critical,
         group=decision.group,
         return_home=decision.return_home,
+        may_restart=decision.may_restart,
         rule=decision.reason,
     )
 

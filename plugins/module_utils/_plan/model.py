@@ -87,6 +87,7 @@ class Vm:
     critical: bool = False
     group: str = ""
     return_home: bool = False
+    may_restart: bool = False
     rule: str = ""
 
 

@@ -79,5 +79,6 @@ def _reserve(fleet: Fleet, choices: Choices, hosts: Sequence[str]) -> List[Limit
     staying = {host: sum(vm.ram_bytes for vm in choices.paused(host)) for host in hosts}
     # At least one, so that where nothing is to spare every host goes alone.
     weights = {host: max(-(-(sizes[host] - staying[host]) // _MIB), 1) for host in hosts}
-    text = f"a reserve of {count} host{'s' if count > 1 else ''}, which needs free RAM on hosts not being upgraded"
+    many = f"{count} host{'s' if count > 1 else ''}"
+    text = f"a reserve of {many} (plan_reserve_hosts), which needs free RAM on hosts not being upgraded"
     return [Limit(text, max((free - kept) // _MIB, 0), weights)]

@@ -1,0 +1,278 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A plan is carried out as it was approved, and not when the fleet is another: the real playbook, over stub roles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from roll import HOSTS, UNREACHABLE, Fleet
+
+GIB = 1 << 30
+BATCHES = [["h3"], ["h1", "h4"], ["h2"]]
+
+
+def vm(host: str, **fields: Any) -> dict[str, Any]:
+    """The one VM of a host, as vm_info has it."""
+    number = host[1:]
+    return {
+        "name": f"vm{number}",
+        "uuid": f"00000000-0000-4000-8000-{int(number):012d}",
+        "state": "running",
+        "ram_bytes": 4 * GIB,
+        **fields,
+    }
+
+
+def planned(host: str, **fields: Any) -> dict[str, Any]:
+    """What a plan keeps of it."""
+    known = {key: value for key, value in vm(host).items() if key != "state"}
+    policy = {"treatments": ["in_place"], "priority": 50, "max_pause_s": None, "critical": False, "group": ""}
+    return {**known, "host": host, **policy, "return_home": False, "may_restart": False, **fields}
+
+
+def move(host: str, destination: str) -> dict[str, Any]:
+    known = vm(host)
+    return {"vm": known["name"], "uuid": known["uuid"], "source": host, "destination": destination}
+
+
+class Campaign:
+    """A fleet of four hosts with a VM each, and a plan for it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.path = fleet.directory / "plan.json"
+        self.plan: dict[str, Any] = {
+            "schema_version": 1,
+            "fleet": {
+                "hosts": [{"name": host, "domain": "", "done": False} for host in HOSTS],
+                "groups": [],
+                "vms": [planned(host) for host in HOSTS],
+            },
+            "batches": [
+                {"number": number, "hosts": hosts, "evacuations": []} for number, hosts in enumerate(BATCHES, start=1)
+            ],
+            "vms": [{**vm(host), "host": host, "treatment": "in_place"} for host in HOSTS],
+        }
+        for host in HOSTS:
+            self.has(host, vm(host))
+
+    def has(self, host: str, *vms: dict[str, Any]) -> None:
+        """These VMs run there."""
+        (self.fleet.marks / f"{host}.vms").write_text(json.dumps(vms))
+
+    def upgrade(self, *options: str) -> tuple[int, str]:
+        """Exit code, and all that was printed, on one line."""
+        self.path.write_text(json.dumps(self.plan))
+        run = self.fleet.upgrade("-e", f"holdfast_plan={self.path}", *options)
+        return run.returncode, " ".join((run.stdout + run.stderr).split())
+
+    def held(self) -> list[str]:
+        return self.fleet.marked("held")
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> Campaign:
+    return Campaign(Fleet(tmp_path))
+
+
+def keep_orders(fleet: Fleet) -> None:
+    """Let the live update of each host write down what it was given, and the order in which they came."""
+    tasks = fleet.directory / "ansible_collections/holdfast/kvm/roles/live_update/tasks/main.yml"
+    given = "{'batch': ansible_play_batch, 'leaving': evacuate_destinations, 'policy': holdfast_planned_policy}"
+    keep = {
+        "name": "Keep the orders",
+        "ansible.builtin.copy": {
+            "content": f"{{{{ {given} | to_json }}}}",
+            "dest": "{{ marks }}/{{ inventory_hostname }}.orders",
+        },
+    }
+    tasks.write_text(yaml.safe_dump([keep, *yaml.safe_load(tasks.read_text())], sort_keys=False))
+
+
+def orders(fleet: Fleet, host: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((fleet.marks / f"{host}.orders").read_text())
+    return found
+
+
+def test_hosts_are_upgraded_in_the_batches_of_the_plan(campaign: Campaign) -> None:
+    keep_orders(campaign.fleet)
+    campaign.plan["batches"][2]["hosts"] = []
+    status, text = campaign.upgrade("-e", "holdfast_serial=4")
+    assert status == 0, text
+    assert campaign.fleet.marked("verify") == ["h1", "h3", "h4"]
+    assert [orders(campaign.fleet, host)["batch"] for host in ("h3", "h1", "h4")] == [
+        ["h3"],
+        ["h1", "h4"],
+        ["h1", "h4"],
+    ]
+    assert campaign.held() == []
+
+
+def test_a_limit_takes_hosts_out_of_their_batches_and_joins_none(campaign: Campaign) -> None:
+    keep_orders(campaign.fleet)
+    status, text = campaign.upgrade("--limit", "h2:h3:h4")
+    assert status == 0, text
+    assert [orders(campaign.fleet, host)["batch"] for host in ("h3", "h4", "h2")] == [["h3"], ["h4"], ["h2"]]
+
+
+def test_a_host_gets_the_plans_treatments_and_destinations(campaign: Campaign) -> None:
+    keep_orders(campaign.fleet)
+    campaign.plan["fleet"]["vms"][0] = planned("h1", treatments=["in_place", "live"], max_pause_s=2.0)
+    campaign.plan["vms"][0]["treatment"] = "live"
+    campaign.plan["batches"][1]["evacuations"] = [move("h1", "h3")]
+    (campaign.fleet.directory / "group_vars").mkdir()
+    rules = [{"match": {"name": "vm1"}, "treatments": ["in_place", "live"], "max_pause_s": 2}]
+    (campaign.fleet.directory / "group_vars" / "all.yml").write_text(yaml.safe_dump({"holdfast_policy": rules}))
+    role = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/live_update/tasks/outlook.yml"
+    role.write_text("[]\n")
+    status, text = campaign.upgrade("--limit", "h1:h3:h4")
+    assert status == 0, text
+    assert orders(campaign.fleet, "h1")["leaving"] == {"vm1": "h3"}
+    (rule,) = orders(campaign.fleet, "h1")["policy"]
+    assert (rule["match"], rule["treatments"]) == ({"uuid": vm("h1")["uuid"]}, ["live"])
+    assert rule["max_pause_s"] == 2
+    assert orders(campaign.fleet, "h4")["leaving"] == {}
+    assert orders(campaign.fleet, "h4")["policy"][0]["treatments"] == ["in_place"]
+
+
+def test_nothing_is_begun_when_the_fleet_has_changed(campaign: Campaign) -> None:
+    campaign.has("h1")
+    campaign.has("h2", vm("h2"), vm("h1"), vm("h9"))
+    status, text = campaign.upgrade()
+    assert status == 2
+    for change in ("VM vm1 is on h2, in the plan on h1", "VM vm9 runs on h2, and is not in the plan", "plan again"):
+        assert change in text
+    assert campaign.fleet.marked("preflight") == []
+    assert campaign.held() == []
+
+
+def test_a_change_between_batches_stops_the_roll(campaign: Campaign) -> None:
+    """A VM comes to h2 while h3 is being upgraded."""
+    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/verify/tasks/main.yml"
+    content = json.dumps([vm("h2"), vm("h7")])
+    come = {"name": "Come", "ansible.builtin.copy": {"content": content, "dest": "{{ marks }}/h2.vms"}}
+    tasks.write_text(yaml.safe_dump([come, *yaml.safe_load(tasks.read_text())]))
+    status, text = campaign.upgrade()
+    assert status == 2
+    assert "VM vm7 runs on h2, and is not in the plan" in text
+    assert campaign.fleet.marked("verify") == ["h1", "h3", "h4"]
+    assert campaign.fleet.marked("preflight") == ["h1", "h3", "h4"]
+    assert campaign.held() == []
+
+
+def test_no_host_is_begun_while_one_of_the_plan_cannot_be_reached(campaign: Campaign) -> None:
+    campaign.fleet.variables["h2"] = UNREACHABLE
+    status, text = campaign.upgrade()
+    assert status in (2, 4)
+    assert "h2 did not say which VMs it has" in text
+    assert campaign.fleet.marked("preflight") == []
+
+
+def test_another_campaign_that_holds_a_host_keeps_all_of_them_untouched(campaign: Campaign) -> None:
+    (campaign.fleet.marks / "h4.other").touch()
+    status, text = campaign.upgrade()
+    assert status == 2
+    assert "another one holds it" in text
+    assert campaign.fleet.marked("preflight") == []
+    assert campaign.held() == []
+
+
+def test_a_failed_host_ends_the_roll_and_lets_others_begin(campaign: Campaign) -> None:
+    status, _ = campaign.upgrade("-e", "fail_at_live_update=h4")
+    assert status == 2
+    assert campaign.fleet.marked("verify") == ["h1", "h3"]
+    assert campaign.fleet.marked("preflight") == ["h1", "h3", "h4"]
+    assert campaign.held() == []
+
+
+def test_the_budget_lets_the_roll_go_on_and_the_end_is_still_an_error(campaign: Campaign) -> None:
+    status, text = campaign.upgrade("-e", "fail_at_live_update=h3", "-e", "holdfast_max_failures=1")
+    assert status == 2
+    assert "h3 failed at 'Fail live_update'. The roll goes on: 1 hosts may fail" in text
+    assert campaign.fleet.marked("verify") == ["h1", "h2", "h4"]
+    assert "h3 was not upgraded, see the error of 'Fail live_update' above" in text
+
+
+def test_a_budget_that_is_spent_ends_the_roll(campaign: Campaign) -> None:
+    for role in ("stage",):
+        tasks = campaign.fleet.directory / f"ansible_collections/holdfast/kvm/roles/{role}/tasks/main.yml"
+        fail = {"name": "Fail", "ansible.builtin.fail": {"msg": "no"}, "when": "inventory_hostname in ['h3', 'h1']"}
+        tasks.write_text(yaml.safe_dump([fail]))
+    status, _ = campaign.upgrade("-e", "holdfast_max_failures=1")
+    assert status == 2
+    assert campaign.fleet.marked("verify") == ["h4"]
+
+
+def test_a_host_that_cannot_be_reached_is_in_no_budget(campaign: Campaign) -> None:
+    campaign.fleet.variables["h1"] = (
+        "ansible_connection=\"{{ 'local' if not lookup('fileglob', marks ~ '/h3.verify') else 'ssh' }}\""
+        " ansible_host=127.0.0.1 ansible_port=1"
+    )
+    status, _ = campaign.upgrade("-e", "holdfast_max_failures=3")
+    assert status != 0
+    assert campaign.fleet.marked("verify") == ["h3", "h4"]
+    assert campaign.fleet.marked("preflight") == ["h3", "h4"]
+
+
+def test_a_stop_on_request_lets_others_begin(campaign: Campaign) -> None:
+    status, text = campaign.upgrade("-e", f"holdfast_stop_file={campaign.fleet.marks / 'h3.verify'}")
+    assert status == 2
+    assert "Stopped on request before h1, h4" in text
+    assert campaign.fleet.marked("verify") == ["h3"]
+    assert campaign.held() == []
+
+
+def test_a_plan_for_hosts_of_another_inventory_is_refused(campaign: Campaign) -> None:
+    campaign.plan["batches"][0]["hosts"] = ["h9"]
+    status, text = campaign.upgrade()
+    assert status != 0
+    assert "the plan upgrades h9, which the inventory does not have" in text
+
+
+def test_without_a_plan_a_host_is_held_for_its_own_turn(campaign: Campaign) -> None:
+    run = campaign.fleet.upgrade("--limit", "h1,h2,localhost")
+    assert run.returncode == 0, run.stdout
+    log = (campaign.fleet.marks / "locks").read_text().splitlines()
+    assert log == ["h1 taken", "h1 released", "h2 taken", "h2 released"]
+
+
+PLAN = """
+import json
+from pathlib import Path
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        path = Path(self._task.args["dest"], "plan.json").absolute()
+        path.parent.mkdir(exist_ok=True)
+        path.write_text((Path(task_vars["marks"]) / "plan").read_text())
+        made = {"summary": [], "complete": True, "plan_html": "", "decisions_sha256": "aa"}
+        return {**super().run(tmp, task_vars), **made}
+"""
+LOOK = """
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        return {**super().run(tmp, task_vars), "host": {"a": 1}, "journal": {}, "blockers": []}
+"""
+
+
+@pytest.mark.parametrize(("approved", "upgraded"), [("aa", ["h1", "h2", "h3", "h4"]), ("bb", [])])
+def test_without_files_it_is_planned_again_and_upgraded_only_as_approved(
+    campaign: Campaign, approved: str, upgraded: list[str]
+) -> None:
+    actions = campaign.fleet.directory / "ansible_collections/holdfast/kvm/plugins/action"
+    (actions / "plan.py").write_text(PLAN)
+    for name in ("host_info", "preflight"):
+        (actions / f"{name}.py").write_text(LOOK)
+    (campaign.fleet.marks / "plan").write_text(json.dumps(campaign.plan))
+    run = campaign.fleet.upgrade("-e", f"holdfast_plan_sha256={approved}", playbook="campaign")
+    assert (run.returncode == 0) == bool(upgraded), run.stdout
+    assert campaign.fleet.marked("verify") == upgraded
