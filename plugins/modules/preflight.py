@@ -33,6 +33,11 @@ options:
         check mode.
     type: str
     default: ""
+  only:
+    description: C(qemu) leaves out what matters only to a host that goes to another kernel.
+    type: str
+    choices: [everything, qemu]
+    default: everything
 attributes:
   check_mode:
     description: Reads only, and judges in check mode as well.
@@ -100,6 +105,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     policy,
     preflight,
     releases,
+    request,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     config as configuration,
@@ -121,6 +127,7 @@ ARGUMENTS: Dict[str, Any] = {
     "kernel": {"type": "str", "default": ""},
     "policy": {"type": "list", "elements": "dict", "default": []},
     "command": {"type": "str", "default": ""},
+    "only": {"type": "str", "choices": [request.EVERYTHING, request.ONLY_QEMU], "default": request.EVERYTHING},
 }
 
 
@@ -156,7 +163,10 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     with connect() as hypervisor:
         vms = collect.vm_facts(hypervisor, config)
     decisions = policy.decide(rules, vms)
-    verdict = preflight.judge(host, vms, target, decisions=decisions)
+    if module.params["only"] == request.ONLY_QEMU:
+        verdict = preflight.judge_renewal(host, vms, decisions)
+    else:
+        verdict = preflight.judge(host, vms, target, decisions=decisions)
     if module.params["command"] and not module.check_mode:
         verdict = with_command(verdict, module.params["command"])
     found: Dict[str, Any] = {

@@ -107,6 +107,11 @@ def _register_upgrade(commands: Any) -> None:
     command.add_argument("--campaign", default="upgrade", help="name at the top of the report (default: upgrade)")
     command.add_argument("--report-dir", type=Path, metavar="DIR", help="where report.json and report.html go")
     command.add_argument(
+        "--only",
+        choices=("qemu",),
+        help="give each VM the new QEMU by itself, under the kernel that runs: a short pause for each, and no jump",
+    )
+    command.add_argument(
         "--rehearse",
         action="store_true",
         help="boot the new kernel in a throw-away VM on each host first; a host whose new kernel fails is refused",
@@ -237,7 +242,11 @@ def _upgrade(arguments: argparse.Namespace) -> int:
 
 def _chosen(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Options that are variables of a role. What was not asked for is left to the inventory."""
-    wanted = {"live_update_rehearse": arguments.rehearse, "live_update_verify_ram": arguments.verify_ram}
+    wanted = {
+        "holdfast_only": arguments.only,
+        "live_update_rehearse": arguments.rehearse,
+        "live_update_verify_ram": arguments.verify_ram,
+    }
     asked = {name: value for name, value in wanted.items() if value}
     return (json.dumps(asked),) if asked else ()
 

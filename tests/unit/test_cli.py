@@ -72,6 +72,7 @@ def test_recover_names_the_vms_to_give_up_and_uses_its_own_playbook(
         ((), ()),
         (("--verify-ram", "full"), ({"live_update_verify_ram": "full"},)),
         (("--rehearse",), ({"live_update_rehearse": True},)),
+        (("--only", "qemu"), ({"holdfast_only": "qemu"},)),
     ],
 )
 def test_options_of_an_upgrade_are_variables_of_its_roles(
