@@ -77,8 +77,6 @@ class Fleet:
         shutil.copy(REPOSITORY / "galaxy.yml", collection)
         for role in (*STEPS, "report"):
             write_role(collection / "roles" / role, role)
-        outlook = [{"name": "Look ahead", "ansible.builtin.set_fact": {"evacuate_destinations": {}}}]
-        (collection / "roles/live_update/tasks/outlook.yml").write_text(yaml.safe_dump(outlook))
         write_agent(collection / "plugins" / "action" / "campaign_lock.py", LOCK)
         write_agent(collection / "plugins" / "action" / "vm_info.py", VMS)
 

@@ -129,13 +129,11 @@ def test_a_host_gets_the_plans_treatments_and_destinations(campaign: Campaign) -
     (campaign.fleet.directory / "group_vars").mkdir()
     rules = [{"match": {"name": "vm1"}, "treatments": ["in_place", "live"], "max_pause_s": 2}]
     (campaign.fleet.directory / "group_vars" / "all.yml").write_text(yaml.safe_dump({"holdfast_policy": rules}))
-    role = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/live_update/tasks/outlook.yml"
-    role.write_text("[]\n")
     status, text = campaign.upgrade("--limit", "h1:h3:h4")
     assert status == 0, text
     assert orders(campaign.fleet, "h1")["leaving"] == {"vm1": "h3"}
     (rule,) = orders(campaign.fleet, "h1")["policy"]
-    assert (rule["match"], rule["treatments"]) == ({"uuid": vm("h1")["uuid"]}, ["live"])
+    assert (rule["match"], rule["treatments"]) == ({"name": "vm1"}, ["live"])
     assert rule["max_pause_s"] == 2
     assert orders(campaign.fleet, "h4")["leaving"] == {}
     assert orders(campaign.fleet, "h4")["policy"][0]["treatments"] == ["in_place"]
@@ -207,6 +205,29 @@ def test_a_budget_that_is_spent_ends_the_roll(campaign: Campaign) -> None:
     status, _ = campaign.upgrade("-e", "holdfast_max_failures=1")
     assert status == 2
     assert campaign.fleet.marked("verify") == ["h4"]
+
+
+@pytest.mark.parametrize(
+    ("journal", "others"),
+    [
+        ({"state": "aborted", "vms": [{"name": "vm3", "state": "resumed"}]}, ["h1"]),
+        ({"state": "failed", "vms": [{"name": "vm3", "state": "resumed"}]}, []),
+        ({"state": "restored", "vms": [{"name": "vm3", "state": "lost"}]}, []),
+        ({}, []),
+    ],
+)
+def test_the_budget_is_for_hosts_whose_vms_are_known_to_run(
+    campaign: Campaign, journal: dict[str, Any], others: list[str]
+) -> None:
+    """Other members of their groups may stand still only as long as they run."""
+    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/live_update/tasks/main.yml"
+    ended = {"result": "failed", "error": "it broke", "generation": "g-1", "journal": journal}
+    told = {"name": "Tell", "ansible.builtin.set_fact": {"holdfast_live_update_result": ended}}
+    tasks.write_text(
+        yaml.safe_dump([{**told, "when": "inventory_hostname == 'h3'"}, *yaml.safe_load(tasks.read_text())])
+    )
+    campaign.upgrade("--limit", "h1:h3", "-e", "fail_at_live_update=h3", "-e", "holdfast_max_failures=9")
+    assert campaign.fleet.marked("verify") == others
 
 
 def test_a_host_that_cannot_be_reached_is_in_no_budget(campaign: Campaign) -> None:
