@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from roll import HOSTS, UNREACHABLE, Fleet
+
+from holdfast.progress import ExitCode
 
 GIB = 1 << 30
 BATCHES = [["h3"], ["h1", "h4"], ["h2"]]
@@ -297,3 +302,63 @@ def test_without_files_it_is_planned_again_and_upgraded_only_as_approved(
     run = campaign.fleet.upgrade("-e", f"holdfast_plan_sha256={approved}", playbook="campaign")
     assert (run.returncode == 0) == bool(upgraded), run.stdout
     assert campaign.fleet.marked("verify") == upgraded
+
+
+# holdfast upgrade --plan
+
+
+def command(campaign: Campaign) -> subprocess.CompletedProcess[str]:
+    """The command over the same fleet; it takes the collection from the directory that it is started in."""
+    campaign.path.write_text(json.dumps(campaign.plan))
+    campaign.fleet.write_inventory()
+    variables = {**campaign.fleet.variables_of_all, "report_hosts": []}
+    words = [sys.executable, "-m", "holdfast.cli", "upgrade", "-i", str(campaign.fleet.inventory)]
+    return subprocess.run(
+        [*words, "--plan", str(campaign.path), "-e", json.dumps(variables)],
+        env={**campaign.fleet.environment(), "XDG_STATE_HOME": str(campaign.fleet.directory / "state")},
+        cwd=campaign.fleet.directory,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_the_command_goes_through_the_batches_and_says_so(campaign: Campaign) -> None:
+    for batch in campaign.plan["batches"]:
+        batch["seconds"] = 60.0
+    run = command(campaign)
+    assert run.returncode == ExitCode.DONE, run.stdout + run.stderr
+    told = [line.split(" ", 1)[1] for line in run.stdout.splitlines() if " batch " in line]
+    assert [line.split(";")[0] for line in told] == ["batch 1 of 3: h3", "batch 2 of 3: h1, h4", "batch 3 of 3: h2"]
+    assert told[0].endswith("about 3 min 00 s left")
+
+
+def changed(campaign: Campaign) -> None:
+    campaign.has("h1")
+
+
+def held(campaign: Campaign) -> None:
+    (campaign.fleet.marks / "h4.other").touch()
+
+
+def lost(campaign: Campaign) -> None:
+    campaign.fleet.variables["h2"] = UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("happens", "code", "words"),
+    [
+        (changed, ExitCode.REFUSED, "VM vm1 does not run on h1 any more"),
+        (held, ExitCode.LOCKED, "another one holds it"),
+        (lost, ExitCode.HOST_FAILED, "h2 cannot be reached"),
+    ],
+)
+def test_the_command_says_why_a_campaign_does_not_begin(
+    campaign: Campaign, happens: Callable[[Campaign], None], code: ExitCode, words: str
+) -> None:
+    for batch in campaign.plan["batches"]:
+        batch["seconds"] = 60.0
+    happens(campaign)
+    run = command(campaign)
+    assert (run.returncode, campaign.fleet.marked("preflight")) == (code, []), run.stdout + run.stderr
+    assert words in " ".join(run.stdout.split())
