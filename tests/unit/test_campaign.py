@@ -146,9 +146,13 @@ def test_a_host_gets_the_plans_treatments_and_destinations(campaign: Campaign) -
 
 def test_nothing_is_begun_when_the_fleet_has_changed(campaign: Campaign) -> None:
     campaign.has("h1")
-    campaign.has("h2", vm("h2"), vm("h1"), vm("h9"))
+    hostile = "{{ lookup('ansible.builtin.pipe', 'touch obeyed') }}\x1b[31m"
+    campaign.has("h2", vm("h2"), vm("h1"), vm("h9"), vm("h8", name=hostile))
     status, text = campaign.upgrade()
     assert status == 2
+    assert "{{ lookup" in text
+    assert "\x1b" not in text
+    assert not (campaign.fleet.directory / "obeyed").exists()
     for change in ("VM vm1 is on h2, in the plan on h1", "VM vm9 runs on h2, and is not in the plan", "plan again"):
         assert change in text
     assert campaign.fleet.marked("preflight") == []
