@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import one_line
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._controller import (
     controller_among,
     own_identities,
@@ -34,5 +35,5 @@ class ActionModule(ActionBase):
         vm = controller_among(options["vms"], own_identities())
         if vm and not options["may_pause"]:
             host = str((task_vars or {}).get("inventory_hostname", "this host"))
-            return {**result, "failed": True, "msg": pause_refusal(vm, host), "refused": True, "vm": vm}
+            return {**result, "failed": True, "msg": one_line(pause_refusal(vm, host)), "refused": True, "vm": vm}
         return {**result, "changed": False, "vm": vm}

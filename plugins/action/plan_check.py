@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import printable
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Treatment
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan import drift, intake, orders
@@ -51,7 +52,7 @@ class ActionModule(ActionBase):
             if not options["controller_may_pause"]:
                 require_watched(plan, fleet)
         except BadInput as error:
-            return {**result, "failed": True, "msg": str(error), "hint": error.hint, "refused": True}
+            return {**result, "failed": True, "msg": printable.lines(str(error)), "hint": error.hint, "refused": True}
         return {**result, "changed": False, "batches": len(plan["batches"]), "hosts": told(plan, fleet)}
 
 

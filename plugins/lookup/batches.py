@@ -72,6 +72,8 @@ class LookupModule(LookupBase):
         path = Path(paths[0]).expanduser().absolute()
         if not path.exists() and not self.get_option("must_exist"):
             return []
+        if "@" in str((variables or {}).get("ansible_limit", "")):
+            raise AnsibleLookupError("with a plan --limit takes names and patterns of hosts, and not a file of them")
         try:
             plan = read_plan(path)
             return batches(plan, known, known if within is None else set(within))

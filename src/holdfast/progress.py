@@ -332,8 +332,6 @@ def _succeeded(progress: Progress, at: float, details: Mapping[str, Any]) -> Pro
         return _reported(progress, at, result)
     if action == ROLE_PREFIX + LIVE_UPDATE and details.get("host"):
         progress = _journal(progress, details["host"], at, result.get("journal"))
-        if result.get("result") == HostStatus.SKIPPED.value and result.get("generation"):
-            return progress  # a look ahead
         # "skipped" by the host itself means that there was nothing to do; a host that the gate skips never gets here.
         status = _status(result.get("result"))
         status = HostStatus.DONE if status is HostStatus.SKIPPED else status

@@ -9,6 +9,7 @@ Each host goes to its other kernel, whichever runs now. These tests tell one sto
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,19 +75,21 @@ def fleet(prepared: Rack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     hosts.on_host(second, define_script([TICK]))
     done = prepared.playbook("prepare", "--limit", "hv2")
     assert done.status == 0
+    targets = prepared.inventory.parent / "host_vars"
     for host in (first, second):
         hosts.on_host(host, f"virsh -q domstate {TICK.name} | grep -q running || virsh -q start {TICK.name}")
-        write_target(prepared, host)
+        write_target(targets, host)
     scene.wait_for_guest(first, TICK)
     yield Fleet(prepared, (first, second), Path(tmp_path_factory.mktemp("plan")))
     hosts.stop(second)
     write_inventory(Lab.load(prepared.folder).without(second.name))
+    shutil.rmtree(targets)
 
 
-def write_target(rack: Rack, host: Host) -> None:
+def write_target(targets: Path, host: Host) -> None:
     """Into the inventory: where this host goes, without a look at packages."""
-    path = rack.inventory.parent / "host_vars" / f"{host.name}.json"
-    path.parent.mkdir(exist_ok=True)
+    targets.mkdir(exist_ok=True)
+    path = targets / f"{host.name}.json"
     path.write_text(json.dumps({"stage_packages": [], "stage_kernel": controller.other_release(host)}))
 
 

@@ -77,30 +77,42 @@ class Fleet:
         shutil.copy(REPOSITORY / "galaxy.yml", collection)
         for role in (*STEPS, "report"):
             write_role(collection / "roles" / role, role)
-        outlook = [{"name": "Look ahead", "ansible.builtin.set_fact": {"evacuate_destinations": {}}}]
-        (collection / "roles/live_update/tasks/outlook.yml").write_text(yaml.safe_dump(outlook))
         write_agent(collection / "plugins" / "action" / "campaign_lock.py", LOCK)
         write_agent(collection / "plugins" / "action" / "vm_info.py", VMS)
 
-    def upgrade(self, *options: str, playbook: str = "upgrade") -> subprocess.CompletedProcess[str]:
+    @property
+    def inventory(self) -> Path:
+        return self.directory / "inventory.ini"
+
+    @property
+    def variables_of_all(self) -> dict[str, str]:
+        """What every run needs. All hosts are this machine, whose Python is ours."""
+        return {
+            "marks": str(self.marks),
+            "ansible_become": "false",
+            "holdfast_reach_timeout_s": "2",
+            "ansible_python_interpreter": sys.executable,
+        }
+
+    def write_inventory(self) -> None:
         hosts = "\n".join(f"{host} {variables}" for host, variables in self.variables.items())
-        inventory = self.directory / "inventory.ini"
-        inventory.write_text(f"[hypervisors]\n{hosts}\n")
+        self.inventory.write_text(f"[hypervisors]\n{hosts}\n")
+
+    def upgrade(self, *options: str, playbook: str = "upgrade") -> subprocess.CompletedProcess[str]:
+        self.write_inventory()
         path = self.directory / f"ansible_collections/holdfast/kvm/playbooks/{playbook}.yml"
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), str(path)]
-        extra = [f"marks={self.marks}", "ansible_become=false", "holdfast_reach_timeout_s=2"]
-        extra += [f"ansible_python_interpreter={sys.executable}"]
-        command += [part for pair in extra for part in ("-e", pair)]
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.inventory), str(path)]
+        command += [word for name, value in self.variables_of_all.items() for word in ("-e", f"{name}={value}")]
         return subprocess.run(
             [*command, *options],
-            env=self._environment(),
+            env=self.environment(),
             cwd=self.directory,
             text=True,
             capture_output=True,
             check=False,
         )
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         quiet = {
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_LOCALHOST_WARNING": "false",

@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from roll import HOSTS, UNREACHABLE, Fleet
+
+from holdfast.progress import ExitCode
 
 GIB = 1 << 30
 BATCHES = [["h3"], ["h1", "h4"], ["h2"]]
@@ -129,13 +134,11 @@ def test_a_host_gets_the_plans_treatments_and_destinations(campaign: Campaign) -
     (campaign.fleet.directory / "group_vars").mkdir()
     rules = [{"match": {"name": "vm1"}, "treatments": ["in_place", "live"], "max_pause_s": 2}]
     (campaign.fleet.directory / "group_vars" / "all.yml").write_text(yaml.safe_dump({"holdfast_policy": rules}))
-    role = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/live_update/tasks/outlook.yml"
-    role.write_text("[]\n")
     status, text = campaign.upgrade("--limit", "h1:h3:h4")
     assert status == 0, text
     assert orders(campaign.fleet, "h1")["leaving"] == {"vm1": "h3"}
     (rule,) = orders(campaign.fleet, "h1")["policy"]
-    assert (rule["match"], rule["treatments"]) == ({"uuid": vm("h1")["uuid"]}, ["live"])
+    assert (rule["match"], rule["treatments"]) == ({"name": "vm1"}, ["live"])
     assert rule["max_pause_s"] == 2
     assert orders(campaign.fleet, "h4")["leaving"] == {}
     assert orders(campaign.fleet, "h4")["policy"][0]["treatments"] == ["in_place"]
@@ -143,9 +146,13 @@ def test_a_host_gets_the_plans_treatments_and_destinations(campaign: Campaign) -
 
 def test_nothing_is_begun_when_the_fleet_has_changed(campaign: Campaign) -> None:
     campaign.has("h1")
-    campaign.has("h2", vm("h2"), vm("h1"), vm("h9"))
+    hostile = "{{ lookup('ansible.builtin.pipe', 'touch obeyed') }}\x1b[31m"
+    campaign.has("h2", vm("h2"), vm("h1"), vm("h9"), vm("h8", name=hostile))
     status, text = campaign.upgrade()
     assert status == 2
+    assert "{{ lookup" in text
+    assert "\x1b" not in text
+    assert not (campaign.fleet.directory / "obeyed").exists()
     for change in ("VM vm1 is on h2, in the plan on h1", "VM vm9 runs on h2, and is not in the plan", "plan again"):
         assert change in text
     assert campaign.fleet.marked("preflight") == []
@@ -207,6 +214,29 @@ def test_a_budget_that_is_spent_ends_the_roll(campaign: Campaign) -> None:
     status, _ = campaign.upgrade("-e", "holdfast_max_failures=1")
     assert status == 2
     assert campaign.fleet.marked("verify") == ["h4"]
+
+
+@pytest.mark.parametrize(
+    ("journal", "others"),
+    [
+        ({"state": "aborted", "vms": [{"name": "vm3", "state": "resumed"}]}, ["h1"]),
+        ({"state": "failed", "vms": [{"name": "vm3", "state": "resumed"}]}, []),
+        ({"state": "restored", "vms": [{"name": "vm3", "state": "lost"}]}, []),
+        ({}, []),
+    ],
+)
+def test_the_budget_is_for_hosts_whose_vms_are_known_to_run(
+    campaign: Campaign, journal: dict[str, Any], others: list[str]
+) -> None:
+    """Other members of their groups may stand still only as long as they run."""
+    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/live_update/tasks/main.yml"
+    ended = {"result": "failed", "error": "it broke", "generation": "g-1", "journal": journal}
+    told = {"name": "Tell", "ansible.builtin.set_fact": {"holdfast_live_update_result": ended}}
+    tasks.write_text(
+        yaml.safe_dump([{**told, "when": "inventory_hostname == 'h3'"}, *yaml.safe_load(tasks.read_text())])
+    )
+    campaign.upgrade("--limit", "h1:h3", "-e", "fail_at_live_update=h3", "-e", "holdfast_max_failures=9")
+    assert campaign.fleet.marked("verify") == others
 
 
 def test_a_host_that_cannot_be_reached_is_in_no_budget(campaign: Campaign) -> None:
@@ -276,3 +306,63 @@ def test_without_files_it_is_planned_again_and_upgraded_only_as_approved(
     run = campaign.fleet.upgrade("-e", f"holdfast_plan_sha256={approved}", playbook="campaign")
     assert (run.returncode == 0) == bool(upgraded), run.stdout
     assert campaign.fleet.marked("verify") == upgraded
+
+
+# holdfast upgrade --plan
+
+
+def command(campaign: Campaign) -> subprocess.CompletedProcess[str]:
+    """The command over the same fleet; it takes the collection from the directory that it is started in."""
+    campaign.path.write_text(json.dumps(campaign.plan))
+    campaign.fleet.write_inventory()
+    variables = {**campaign.fleet.variables_of_all, "report_hosts": []}
+    words = [sys.executable, "-m", "holdfast.cli", "upgrade", "-i", str(campaign.fleet.inventory)]
+    return subprocess.run(
+        [*words, "--plan", str(campaign.path), "-e", json.dumps(variables)],
+        env={**campaign.fleet.environment(), "XDG_STATE_HOME": str(campaign.fleet.directory / "state")},
+        cwd=campaign.fleet.directory,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_the_command_goes_through_the_batches_and_says_so(campaign: Campaign) -> None:
+    for batch in campaign.plan["batches"]:
+        batch["seconds"] = 60.0
+    run = command(campaign)
+    assert run.returncode == ExitCode.DONE, run.stdout + run.stderr
+    told = [line.split(" ", 1)[1] for line in run.stdout.splitlines() if " batch " in line]
+    assert [line.split(";")[0] for line in told] == ["batch 1 of 3: h3", "batch 2 of 3: h1, h4", "batch 3 of 3: h2"]
+    assert told[0].endswith("about 3 min 00 s left")
+
+
+def changed(campaign: Campaign) -> None:
+    campaign.has("h1")
+
+
+def held(campaign: Campaign) -> None:
+    (campaign.fleet.marks / "h4.other").touch()
+
+
+def lost(campaign: Campaign) -> None:
+    campaign.fleet.variables["h2"] = UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("happens", "code", "words"),
+    [
+        (changed, ExitCode.REFUSED, "VM vm1 does not run on h1 any more"),
+        (held, ExitCode.LOCKED, "another one holds it"),
+        (lost, ExitCode.HOST_FAILED, "h2 cannot be reached"),
+    ],
+)
+def test_the_command_says_why_a_campaign_does_not_begin(
+    campaign: Campaign, happens: Callable[[Campaign], None], code: ExitCode, words: str
+) -> None:
+    for batch in campaign.plan["batches"]:
+        batch["seconds"] = 60.0
+    happens(campaign)
+    run = command(campaign)
+    assert (run.returncode, campaign.fleet.marked("preflight")) == (code, []), run.stdout + run.stderr
+    assert words in " ".join(run.stdout.split())

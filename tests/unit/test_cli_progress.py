@@ -278,11 +278,3 @@ def test_a_batch_is_announced_once_with_its_hosts() -> None:
     told = [one for one in after(PLANNED, *starts).happenings if one.kind is Kind.BATCH]
     assert [one.text for one in told] == ["batch 1 of 2: hv1", "batch 2 of 2: hv2, hv3"]
     assert told[0].seconds == 300.0
-
-
-def test_a_look_ahead_is_no_end() -> None:
-    action = "holdfast.kvm.live_update"
-    ahead = {"result": "skipped", "generation": "g-1"}
-    begun = ansible("runner_on_start", "hv1", "live_update")
-    looked = ansible("runner_on_ok", "hv1", "live_update", resolved_action=action, res=ahead)
-    assert after(BEGAN, begun, looked).host("hv1").status is HostStatus.WORKING

@@ -130,11 +130,21 @@ def test_a_host_is_told_who_leaves_and_how_each_vm_is_treated(plan: dict[str, An
     told = orders.orders_for(plan, "hv1", [STAYS.uuid])
     assert (told.destinations, len(told.policy)) == ({}, 1)
     assert told.policy[0] == {
-        "match": {"uuid": STAYS.uuid},
+        "match": {"name": "vm1"},
         "priority": 70,
         "may_restart": True,
         "treatments": ["in_place"],
     }
+
+
+def test_a_name_that_would_be_a_pattern_is_none() -> None:
+    known = fleet(replace(STAYS, name="vm*"), vm(4, "hv1"), OTHER)
+    made = document(planned(known), known, "")
+    rules = {
+        rule["match"].get("name"): rule for rule in orders.orders_for(made, "hv1", [vm.uuid for vm in known.vms]).policy
+    }
+    assert rules[None]["match"] == {"uuid": STAYS.uuid}
+    assert "vm4" in rules
 
 
 def test_a_vm_that_has_left_already_is_not_sent_again(plan: dict[str, Any]) -> None:

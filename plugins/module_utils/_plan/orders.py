@@ -10,6 +10,9 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from .._core.facts import Treatment
 
+# A name with one of these would be a pattern in a rule.
+_GLOB = frozenset("*?[")
+
 
 @dataclass(frozen=True)
 class Orders:
@@ -41,8 +44,10 @@ def orders_for(plan: Mapping[str, Any], host: str, present: Sequence[str]) -> Or
 
 def _rule(vm: Mapping[str, Any], treatment: Treatment) -> Dict[str, Any]:
     """The VM's policy with what was decided as its only preference; others only after a treatment that may fail."""
+    name = str(vm["name"])
     rule: Dict[str, Any] = {
-        "match": {"uuid": vm["uuid"]},
+        # By the name, as people read it in an error; names are unique on a host.
+        "match": {"uuid": vm["uuid"]} if _GLOB.intersection(name) else {"name": name},
         "priority": vm["priority"],
         "may_restart": vm["may_restart"],
         "treatments": [treatment.value],
