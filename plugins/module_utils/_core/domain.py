@@ -15,11 +15,14 @@ from collections.abc import Sequence
 from html import escape
 
 from . import devices as dev
+from . import images
 from .errors import BadInput, VmError
 from .facts import RamBacking, RamFile, VmFacts
 from .xmltext import Document, Edit, Element
 
 HOLDFAST_NAMESPACE = "urn:holdfast:kvm:1"
+# What a VM that was moved away carries with it, for people to see; the record that is acted on is its home's.
+EVACUATED_NAMESPACE = "urn:holdfast:evacuated:1"
 # Of its own: `virsh metadata --set` replaces everything of its namespace, and the one above holds holdfast's record.
 TAGS_NAMESPACE = "urn:holdfast:tags:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -345,6 +348,61 @@ def without_incoming(xml: str) -> str:
         return document.edited([Edit(line.start, document.after(line.end), "")])
     gone = [arguments[index + step] for index in starts for step in (0, 1)]
     return document.edited([Edit(document.before(entry.start), entry.end, "") for entry in gone])
+
+
+def on_whole_images(xml: str, targets: Sequence[str]) -> str:
+    """The definition with those disks on images that stand on no other: their whole content is copied."""
+    _parsed(xml)
+    document = Document.read(xml)
+    devices = document.required_child("devices")
+    edits = []
+    for disk in document.children(devices, "disk"):
+        named = {entry.attributes.get("dev", "") for entry in document.children(disk, "target")}
+        if named & set(targets):
+            edits += [
+                Edit(entry.start, entry.end, "<backingStore/>") for entry in document.children(disk, "backingStore")
+            ]
+    return document.edited(edits)
+
+
+def disk_sources(xml: str) -> tuple[images.Source, ...]:
+    """The disks of a running VM with the image that each stands on, by its running definition; not yet sized."""
+    devices = _parsed(xml).find("devices")
+    found = devices.findall("disk") if devices is not None else []
+    return tuple(_disk_source(entry) for entry in found if entry.find("source") is not None)
+
+
+def _disk_source(entry: ET.Element) -> images.Source:
+    plain = dev.disk(entry)
+    base = entry.find("backingStore/source")
+    return images.Source(
+        target=plain.target,
+        path=plain.source,
+        kind=plain.kind,
+        format=plain.driver,
+        readonly=plain.readonly,
+        base=(base.get("file") or base.get("dev") or "") if base is not None else "",
+        base_format=_attribute(entry, "backingStore/format", "type"),
+    )
+
+
+def image_xml(image: images.Image) -> str:
+    """libvirt's description of an image to be made (a storage volume)."""
+    name = escape(image.path.rpartition("/")[2])
+    base = (
+        f"<backingStore><path>{escape(image.base)}</path><format type='{escape(image.base_format)}'/></backingStore>"
+        if image.base
+        else ""
+    )
+    return (
+        f"<volume><name>{name}</name><capacity unit='bytes'>{image.capacity_bytes}</capacity>"
+        f"<target><format type='{escape(image.format)}'/></target>{base}</volume>"
+    )
+
+
+def evacuated_xml(home: str, at: str) -> str:
+    """The mark of a VM that was moved away: from where, and when (ISO 8601)."""
+    return f"<evacuated home='{escape(home)}' at='{escape(at)}'/>"
 
 
 def _refuse_unconvertible(root: ET.Element) -> None:
