@@ -88,6 +88,7 @@ from typing import Any, Dict
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    away,
     cmdline,
     collect,
     health,
@@ -140,7 +141,9 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     host = replace(host, image_signed=collect.image_signed(Path(target.image)))
     with connect() as hypervisor:
         vms = collect.vm_facts(hypervisor, config)
-    verdict = preflight.judge(host, vms, target, decisions=policy.decide(rules, vms))
+    verdict = preflight.judge(
+        host, vms, target, decisions=policy.decide(rules, vms, away.known_names(config.state_dir))
+    )
     if module.params["command"] and not module.check_mode:
         verdict = with_command(verdict, module.params["command"])
     found: Dict[str, Any] = {

@@ -55,6 +55,23 @@ def test_a_lost_vm_starts_when_its_policy_says_so(tmp_path: Path) -> None:
     starts(config_with(tmp_path, "vm_lost", may_restart=True))
 
 
+@pytest.mark.parametrize(
+    "events", [("suspending",), ("suspending", "suspended"), ("suspending", "suspended", "jumping")]
+)
+def test_nothing_begins_to_run_on_a_host_that_is_about_to_jump(tmp_path: Path, events: tuple[str, ...]) -> None:
+    config = config_with(tmp_path, *events)
+    with pytest.raises(HoldfastError, match="VM other cannot start: the host is about to jump"):
+        hook.run(config, "prepare", "begin", XML.replace("<name>db<", "<name>other<").replace(UUID, UUID[::-1]))
+
+
+def test_until_then_and_afterwards_it_may(tmp_path: Path) -> None:
+    config = config_with(tmp_path)
+    other = XML.replace("<name>db<", "<name>other<").replace(UUID, UUID[::-1])
+    hook.run(config, "prepare", "begin", other)
+    open_journal(tmp_path).record("aborted", reason="")
+    hook.run(config, "prepare", "begin", other)
+
+
 @pytest.mark.parametrize("event", ["vm_resumed", "vm_restarted", "vm_given_up"])
 def test_a_vm_that_waits_no_longer_starts(tmp_path: Path, event: str) -> None:
     starts(config_with(tmp_path, event))
