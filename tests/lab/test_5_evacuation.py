@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rack import KEPT, Rack, Run, names, report_host
+from rack import KEPT, Rack, Run, report_host
 
 from holdfast.lab import hosts, scene
 from holdfast.lab.guests.definitions import BASE, GUESTS, IMAGES
@@ -130,7 +130,9 @@ def test_they_leave_the_host_jumps_and_they_come_home(
     host = report_host(out)
     assert host["result"] == "upgraded"
     assert host["kernel"]["to"].startswith("7.")
-    assert names(host["vms"]) == {guest.name for guest in GUESTS} - set(LEAVING)
+    results = {vm["name"]: (vm["treatment"], vm["result"]) for vm in host["vms"]}
+    assert {results.pop(name) for name in LEAVING} == {("live", "returned")}
+    assert set(results.values()) == {("in_place", "resumed")}
     unharmed(watch)
     assert everybody_at_home(prepared, refuge)
     for name in LEAVING:
