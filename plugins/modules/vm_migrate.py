@@ -221,9 +221,9 @@ from typing import Any, Dict
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config, evacuation, migration
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError, Refused
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.evacuation import Journey, Move, Outcome, Storage, Way
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, Hypervisor, connect
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, Hypervisor, connect, reach
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.migration import (
     Encryption,
     PostCopy,
@@ -286,23 +286,36 @@ def read_storage(params: Dict[str, Any]) -> Storage:
 
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
-    """Move the VM, unless it is a check or there already. Raises HoldfastError when nothing was begun."""
-    params = module.params
-    wish = read_wish(params)
-    with connect() as here, connect(wish.uri) as there:
+    """Move the VM, unless it is a check or there already. Raises HoldfastError when it is nowhere."""
+    wish = read_wish(module.params)
+    with connect() as here:
         vm = evacuation.find(here, wish.vm)
         if vm is None:
-            return already_there(there, wish)
-        copy = evacuation.copy_plan(vm, read_storage(params))
-        move = Move(here, there, vm, wish, copy)
-        migration.require_possible(wish, move.ends)
+            with reach(wish.uri) as there:
+                return already_there(there, wish)
+        try:
+            with reach(wish.uri) as there:
+                return moved(module, here, there, vm, wish)
+        except HoldfastError as error:
+            place = Whereabouts.SOURCE if evacuation.stays(here, vm) else Whereabouts.UNPROVEN
+            refused = isinstance(error, (BadInput, Refused))
+            module.fail_json(msg=str(error), hint=error.hint, refused=refused, uuid=vm.uuid, **_described(place))
+            raise AssertionError("fail_json does not return") from error
+
+
+def moved(module: AnsibleModule, here: Hypervisor, there: Hypervisor, vm: Domain, wish: Wish) -> Dict[str, Any]:
+    """Move a VM that is here. Raises HoldfastError for what was found before it began."""
+    params = module.params
+    copy = evacuation.copy_plan(vm, read_storage(params))
+    move = Move(here, there, vm, wish, copy)
+    migration.require_possible(wish, move.ends)
+    if module.check_mode:
         copied = [image.path for image in copy.images]
-        if module.check_mode:
-            return {**_described(Whereabouts.SOURCE), "changed": True, "uuid": vm.uuid, "copied": copied}
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: move.cancel.set())
-        journey = Journey(params["home"], params["destination"], Way(params["journey"]))
-        return concluded(module, vm, evacuation.attempted(move, journey, config.load().state_dir), journey)
+        return {**_described(Whereabouts.SOURCE), "changed": True, "uuid": vm.uuid, "copied": copied}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: move.cancel.set())
+    journey = Journey(params["home"], params["destination"], Way(params["journey"]))
+    return concluded(module, vm, evacuation.attempted(move, journey, config.load().state_dir), journey)
 
 
 def already_there(there: Hypervisor, wish: Wish) -> Dict[str, Any]:

@@ -60,6 +60,9 @@ FORCED = {"stage_packages": [], "live_update_force": True}
 def refuge(prepared: Rack) -> Iterator[Host]:
     """A second, smaller hypervisor, prepared; both have certificates."""
     host = up(prepared.folder, Wish(hosts=2, ram_mib=3072)).host("hv2")
+    if "version 11." in prepared.on_host("qemu-system-x86_64 --version"):  # an earlier chapter brought it
+        newer = "qemu-system-x86 qemu-utils"
+        hosts.on_host(host, f"apt-get update -q && apt-get install -q -y -t trixie-backports {newer}", timeout_s=900)
     for each in (prepared.host, host):
         hosts.on_host(each, f"mkdir -p /etc/gnutls && printf '{CIPHERS}' > /etc/gnutls/config")
     assert prepared.playbook("prepare", "--limit", "hv2", *REFUGE, *TLS).status == 0
@@ -68,6 +71,13 @@ def refuge(prepared: Rack) -> Iterator[Host]:
     if not KEPT:
         hosts.stop(host)
         write_inventory(Lab.load(prepared.folder).without(host.name))
+
+
+@pytest.fixture(scope="module")
+def watch(prepared: Rack, refuge: Host) -> Iterator[scene.Watch]:
+    """All guests at work, and connections held to them from here; whatever earlier chapters did to theirs."""
+    with scene.watched(scene.start_guests(prepared.folder)) as watching:
+        yield watching
 
 
 def test_certificates_are_made_once_and_keys_are_for_whom_they_must_be(prepared: Rack, refuge: Host) -> None:
@@ -125,11 +135,11 @@ def test_they_leave_the_host_jumps_and_they_come_home(
     refuge: Host, watch: scene.Watch, prepared: Rack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     out = Path(tmp_path_factory.mktemp("report"))
-    done = upgrade(prepared, DESTINATIONS, {"report_dest": str(out)})
+    done = upgrade(prepared, DESTINATIONS, {"report_dest": str(out)}, another_kernel(prepared))
     assert done.status == 0
     host = report_host(out)
     assert host["result"] == "upgraded"
-    assert host["kernel"]["to"].startswith("7.")
+    assert host["kernel"]["from"] != host["kernel"]["to"] == prepared.on_host("uname -r").strip()
     results = {vm["name"]: (vm["treatment"], vm["result"]) for vm in host["vms"]}
     assert {results.pop(name) for name in LEAVING} == {("live", "returned")}
     assert set(results.values()) == {("in_place", "resumed")}
@@ -153,6 +163,13 @@ def upgrade(rack: Rack, *variables: dict[str, Any]) -> Run:
     """``holdfast upgrade`` of the first host."""
     extra = [word for each in (MOVING, *variables) for word in ("-e", json.dumps(each))]
     return rack.run("holdfast", "upgrade", "-i", str(rack.inventory), "--limit", "hv1", *extra, timeout_s=3000)
+
+
+def another_kernel(rack: Rack) -> dict[str, Any]:
+    """Variables that lead to another kernel than the one that runs: the newest, or an installed one if it runs."""
+    installed = rack.on_host("ls /boot/vmlinuz-* | sed 's/.*vmlinuz-//'").split()
+    others = [release for release in installed if release != rack.on_host("uname -r").strip()]
+    return {"stage_packages": [], "stage_kernel": others[0]} if others else {}
 
 
 def cancel(rack: Rack, name: str) -> bool:

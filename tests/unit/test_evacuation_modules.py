@@ -29,6 +29,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     monitor,
     releases,
 )
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.evacuation import Outcome
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, QemuFacts, VmFacts
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.images import CopyPlan
@@ -75,12 +76,16 @@ class Hosts:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.outcome = MOVED
         self.moves: list[Any] = []
+        self.stays = True
+        self.trouble: HoldfastError | None = None
         self.asked: list[str] = []
         self.here, self.there = MagicMock(name="here"), MagicMock(name="there")
         self.vm = MagicMock(uuid="uuid-db")
         self.vm.name = "db"
         self.running = {id(self.here): [self.vm], id(self.there): []}
         monkeypatch.setattr(vm_migrate, "connect", self.connect)
+        monkeypatch.setattr(vm_migrate, "reach", self.connect)
+        monkeypatch.setattr(evacuation, "stays", lambda _here, _vm: self.stays)
         monkeypatch.setattr(evacuation, "find", self.find)
         monkeypatch.setattr(evacuation, "copy_plan", lambda _vm, _storage: CopyPlan())
         monkeypatch.setattr(evacuation, "attempted", self.attempted)
@@ -91,6 +96,8 @@ class Hosts:
     @contextlib.contextmanager
     def connect(self, uri: str = "here") -> Iterator[Any]:
         self.asked.append(uri)
+        if self.trouble and uri != "here":
+            raise self.trouble
         yield self.here if uri == "here" else self.there
 
     def find(self, hypervisor: Any, name: str) -> Any:
@@ -133,6 +140,13 @@ def test_a_vm_of_which_nobody_knows_is_left_to_a_person(hosts: Hosts, place: Whe
     assert result["failed"]
     assert result["whereabouts"] == place.name.lower()
     assert "before anything else is done to it" in result["msg"]
+
+
+@pytest.mark.parametrize(("stays", "place"), [(True, "source"), (False, "unproven")])
+def test_a_destination_that_does_not_answer_leaves_the_vm_where_it_is(hosts: Hosts, stays: bool, place: str) -> None:
+    hosts.trouble, hosts.stays = HoldfastError("libvirt does not answer at hv2"), stays
+    result = run(vm_migrate, name="db", destination="hv2")
+    assert (result["failed"], result["refused"], result["whereabouts"]) == (True, False, place)
 
 
 def test_a_vm_that_is_there_already_is_no_change(hosts: Hosts) -> None:

@@ -24,7 +24,7 @@ from . import away, domain, durable, images, migration, monitor, switchover
 from .config import RUN_DIR
 from .errors import HoldfastError, Refused, VmError
 from .facts import Runs, plain
-from .hypervisor import Domain, Hypervisor, connect
+from .hypervisor import Domain, Hypervisor, reach
 from .images import Copy, CopyPlan
 from .migration import Ends, PostCopy, Whereabouts, Wish
 from .switchover import Act, Sample
@@ -231,7 +231,7 @@ class Move:
         if answer is not Runs.SILENT:
             return answer
         # The connection may be what broke.
-        with suppress(HoldfastError), connect(self.wish.uri) as again:
+        with suppress(HoldfastError), reach(self.wish.uri) as again:
             return _asked(again, self.vm.uuid)
         return Runs.SILENT
 
@@ -257,6 +257,11 @@ class Move:
         }
         with suppress(HoldfastError):  # a full /run must not end a migration
             durable.write_text(PROGRESS_DIR / f"{self.vm.uuid}.json", json.dumps(line))
+
+
+def stays(here: Hypervisor, vm: Domain) -> bool:
+    """Whether a VM that was not moved is here, as far as this host knows."""
+    return _asked(here, vm.uuid) in (Runs.RUNS, Runs.STANDS)
 
 
 def find(here: Hypervisor, name: str) -> Optional[Domain]:
