@@ -32,7 +32,7 @@ options:
     type: dict
     default: {}
   elsewhere:
-    description: Names of VMs that are on other hosts now.
+    description: Names or uuids of VMs that are on other hosts now.
     type: list
     elements: str
     default: []

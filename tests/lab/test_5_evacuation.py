@@ -10,6 +10,8 @@ share one machine, and neither has AES in its CPU: the times say nothing about h
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -131,6 +133,28 @@ def test_a_migration_that_is_cancelled_leaves_the_vm_where_it_is(
     unharmed(watch)
 
 
+def test_a_destination_that_dies_takes_nobody_with_it(refuge: Host, watch: scene.Watch, prepared: Rack) -> None:
+    """It stands still, as a host does that lost its power: it answers nothing, and closes no connection."""
+    ended: list[Run] = []
+    one = {"evacuate_destinations": {"tick1": "hv2"}, "holdfast_policy": POLICY[1:]}
+    upgrading = threading.Thread(target=lambda: ended.append(upgrade(prepared, FORCED, one)))
+    upgrading.start()
+    while upgrading.is_alive() and not sending(prepared):
+        time.sleep(1)
+    os.kill(refuge.pid, signal.SIGSTOP)
+    try:
+        upgrading.join()
+    finally:
+        os.kill(refuge.pid, signal.SIGCONT)
+    assert ended[0].status == 3
+    assert "their policy allows nothing else" in ended[0].text
+    hosts.wait_until_usable(refuge)
+    # Nobody could ask it to clear up, and nobody writes over what it has.
+    hosts.on_host(refuge, f"while virsh -q list --name | grep -q tick1; do sleep 1; done; rm {IMAGES}/tick1.qcow2")
+    assert everybody_at_home(prepared, refuge)
+    unharmed(watch)
+
+
 def test_they_leave_the_host_jumps_and_they_come_home(
     refuge: Host, watch: scene.Watch, prepared: Rack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -163,6 +187,11 @@ def upgrade(rack: Rack, *variables: dict[str, Any]) -> Run:
     """``holdfast upgrade`` of the first host."""
     extra = [word for each in (MOVING, *variables) for word in ("-e", json.dumps(each))]
     return rack.run("holdfast", "upgrade", "-i", str(rack.inventory), "--limit", "hv1", *extra, timeout_s=3000)
+
+
+def sending(rack: Rack) -> bool:
+    """Whether a VM's memory is on its way."""
+    return '"state": "sending"' in rack.on_host("cat /run/holdfast/migrations/*.json 2>/dev/null || true")
 
 
 def another_kernel(rack: Rack) -> dict[str, Any]:
