@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from contextlib import suppress
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -77,7 +78,7 @@ class ActionModule(Patient):
         if not started.get("results_file"):
             return {**result, **started}
         ended = self._watch(str(started["results_file"]))
-        self._forget(str(started.get("ansible_job_id", "")), task_vars)
+        self._forget(str(started["results_file"]))
         tell(self._host, line=str(ended.get("msg") or ""), migration={"vm": self._vm, "state": _end_of(ended)})
         return {**result, **ended}
 
@@ -128,9 +129,9 @@ class ActionModule(Patient):
         if now and now != before:
             tell(self._host, line=news(before, now), migration=now)
 
-    def _forget(self, job: str, task_vars: dict[str, Any] | None) -> None:
-        arguments = {"jid": job, "mode": "cleanup"}
-        self._execute_module(module_name="ansible.legacy.async_status", module_args=arguments, task_vars=task_vars)
+    def _forget(self, results_file: str) -> None:
+        with suppress(AnsibleConnectionFailure):
+            self._low_level_execute_command(f"rm -f {shlex.quote(results_file)}", sudoable=True)
 
 
 def _end_of(ended: dict[str, Any]) -> str:

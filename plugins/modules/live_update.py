@@ -110,7 +110,7 @@ options:
     elements: str
     default: []
   elsewhere:
-    description: Names or uuids of VMs that are on other hosts now, so that a rule for one of them is no slip of the pen.
+    description: Names or uuids of VMs that are on other hosts now, so that a rule for one is no slip of the pen.
     type: list
     elements: str
     default: []

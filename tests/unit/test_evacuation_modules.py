@@ -247,7 +247,7 @@ class Stage:
     """An action with a fake connection that plays recorded answers, the last one for ever."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: list[Any], **options: Any) -> None:
-        self.answers, self.lines, self.calls = answers, [], []
+        self.answers, self.lines, self.calls, self.commands = answers, [], [], []
         self.told: list[dict[str, Any]] = []
         arguments = {"name": "db", "destination": "hv2", **options}
         self.task = MagicMock(args=arguments, check_mode=False, async_val=0)
@@ -267,7 +267,8 @@ class Stage:
         self.calls.append((call["module_name"], call.get("wrap_async", False), self.task.async_val))
         return {"results_file": "/root/.ansible_async/j1.2", "ansible_job_id": "j1.2", "changed": True}
 
-    def _command(self, _command: str, sudoable: bool) -> dict[str, Any]:
+    def _command(self, command: str, sudoable: bool) -> dict[str, Any]:
+        self.commands.append(command)
         now = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(now, Exception):
             raise now
@@ -296,7 +297,7 @@ def test_a_migration_is_watched_to_its_end(monkeypatch: pytest.MonkeyPatch) -> N
     assert stage.calls[0][:2] == ("holdfast.kvm.vm_migrate", True)
     assert stage.calls[0][2] > migrate_action.DEFAULT_DEADLINE_S
     assert stage.task.async_val == 0
-    assert stage.calls[1][0] == "ansible.legacy.async_status"
+    assert stage.commands[-1] == "rm -f /root/.ansible_async/j1.2"
     seen = [entry["migration"] for entry in stage.told if "migration" in entry]
     assert [(one["vm"], one.get("percent")) for one in seen] == [("db", 20.0), ("db", 21.0), ("db", None)]
     assert seen[-1]["state"] == "moved"
