@@ -99,7 +99,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     policy,
     releases,
 )
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, VmFacts
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, Treatment, VmFacts
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
@@ -118,6 +118,8 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     """Look and decide. Raises BadInput, Refused."""
     params = module.params
     rules = policy.parse_rules(params["policy"])
+    if not params["destinations"] and not any(rule.treatments[0] is Treatment.LIVE for rule in rules):
+        return {"departures": [], "in_place": {}, "msg": "the policy wants nobody moved"}
     host, vms, current = looked(params)
     if current and not params["force"]:
         return {"departures": [], "in_place": {}, "msg": f"already up to date: kernel {host.kernel}"}

@@ -66,6 +66,7 @@ class Libvirt:
         self.fleet = fleet
         self.vms: dict[str, Vm] = {}
         self.files: set[str] = set()
+        self.made: list[str] = []
         self.silent = False
 
     def find(self, uuid: str) -> Vm | None:
@@ -84,6 +85,7 @@ class Libvirt:
 
     def make_image(self, path: str, _xml: str) -> None:
         self.files.add(path)
+        self.made.append(path)
 
     def remove_image(self, path: str) -> None:
         self.files.discard(path)
@@ -279,13 +281,31 @@ def test_a_longer_pause_is_allowed_when_waiting_does_not_pay(fleet: Fleet, tmp_p
 
     def until_allowed() -> None:
         deadline = time.monotonic() + LIMIT_S
-        while not fleet.allowed and time.monotonic() < deadline:
+        while len(fleet.allowed) < 2 and time.monotonic() < deadline:
             time.sleep(0.005)
         fleet.arrive()
 
     fleet.script = [until_allowed]
     assert go(fleet, tmp_path).moved
-    assert fleet.allowed[0] == pytest.approx(1.04)
+    assert fleet.allowed[:2] == [0.3, pytest.approx(1.04)]
+
+
+def test_qemu_aims_at_what_the_vm_can_bear(fleet: Fleet, tmp_path: Path) -> None:
+    def until_aimed() -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while not fleet.allowed and time.monotonic() < deadline:
+            time.sleep(0.005)
+        fleet.arrive()
+
+    fleet.script = [until_aimed]
+    assert go(fleet, tmp_path, bounds=Bounds(0.05, 0.05)).moved
+    assert fleet.allowed == [0.05]
+
+
+def test_each_try_copies_into_a_new_image(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.script = [fleet.fail, fleet.arrive]
+    assert go(fleet, tmp_path, copy=COPY).moved
+    assert fleet.there.made == [DISK, DISK]
 
 
 def test_postcopy_where_it_is_allowed_and_there_is_no_other_way(fleet: Fleet, tmp_path: Path) -> None:

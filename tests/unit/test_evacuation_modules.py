@@ -229,6 +229,11 @@ def test_who_leaves_is_said(fleet: None) -> None:
     assert run(evacuees, policy=policy)["refused"] is True
 
 
+def test_a_host_is_not_even_looked_at_when_nobody_is_to_leave(fleet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "host_facts", lambda _config: pytest.fail("looked at"))
+    assert run(evacuees, policy=[{"treatments": ["in_place", "live"]}])["departures"] == []
+
+
 def test_a_host_that_is_up_to_date_is_not_emptied(fleet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"policy": [{"treatment": "live"}], "destinations": {"a": "hv2", "b": "hv2"}, "kernel": OLD}
     assert run(evacuees, **options)["departures"] == []

@@ -116,6 +116,7 @@ class Move:
         self.samples: List[Sample] = []
         self.allowed_s = wish.bounds.wanted_pause_s
         self.allowed_at_s: Optional[float] = None
+        self.aimed = False
         self.postcopy = False
         self.reason = ""
         version = tuple(int(part) for part in monitor.qemu_version(vm).split("."))
@@ -124,6 +125,8 @@ class Move:
 
     def go(self) -> Tuple[Whereabouts, str, int]:
         """Try as often as wished. Returns where the VM is, why not at the destination, and the number of tries."""
+        # Others may have had the host for themselves until now.
+        self.began_at = time.monotonic()
         number = 0
         while True:
             number += 1
@@ -141,8 +144,12 @@ class Move:
 
     def _once(self, number: int) -> str:
         """One try; returns libvirt's word for why it failed, or nothing."""
-        self.samples, self.allowed_at_s = [], None
+        self.samples, self.allowed_at_s, self.aimed = [], None, False
         self.allowed_s = self.wish.bounds.wanted_pause_s
+        if number > 1:
+            # What the try before has copied may be stale where the guest has discarded it since.
+            for image in self.copy.images:
+                self.there.make_image(image.path, domain.image_xml(image))
         # A QEMU that was restored from the pool must send its RAM like any other.
         if monitor.ram_stays_in_place(self.vm):
             monitor.copy_ram_again(self.vm)
@@ -172,6 +179,7 @@ class Move:
         now = time.monotonic()
         stats = self.vm.job_stats()
         if stats.get("type"):
+            self.aimed = self.aimed or self.vm.allow_pause(self.allowed_s)
             self.samples.append(switchover.read(stats, now))
             self.tell("sending" if self.samples[-1].round else "copying", number)
         if self.postcopy:
@@ -285,7 +293,7 @@ def move(move_of: Move, journey: Journey, state_dir: Path) -> Outcome:
     """Move it; remember it, make images, and take both back if it did not move."""
     copy, vm = move_of.copy, move_of.vm
     migration.require_possible(move_of.wish, move_of.ends)
-    with alone(), _images_made(move_of, journey):
+    with alone(), _progress_ends(vm), _images_made(move_of, journey):
         remarks = _remember(move_of, journey, state_dir)
         place, error, tries = move_of.go()
         outcome = Outcome(
@@ -302,8 +310,6 @@ def move(move_of: Move, journey: Journey, state_dir: Path) -> Outcome:
             if place is Whereabouts.SOURCE:
                 _forget(move_of, journey, state_dir)
             raise _NotMoved(outcome)
-    with suppress(OSError):
-        (PROGRESS_DIR / f"{vm.uuid}.json").unlink()
     return _settled(move_of, journey, outcome)
 
 
@@ -333,6 +339,15 @@ def alone() -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _progress_ends(vm: Domain) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (PROGRESS_DIR / f"{vm.uuid}.json").unlink()
 
 
 @contextmanager

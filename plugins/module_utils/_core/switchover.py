@@ -116,10 +116,8 @@ def advise(samples: Sequence[Sample], bounds: Bounds, allowed_s: float, allowed_
     if not _waited(turn, judged[-1], bounds):
         return Advice(Act.WAIT)
     best = best_pause(judged)
-    if best > bounds.longest_pause_s:
+    if best > bounds.longest_pause_s or allowed_s >= bounds.longest_pause_s:
         return Advice(Act.WAIT if _still_slowing(judged) else Act.HOPELESS, best)
-    if allowed_s >= bounds.longest_pause_s:
-        return Advice(Act.HOPELESS, best)
     relaxed = allowed_s * RELAXED if allowed_at_s is not None else 0.0
     return Advice(Act.ALLOW, min(max(best * CLOSE_TO_BEST, relaxed), bounds.longest_pause_s))
 
