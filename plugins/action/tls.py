@@ -17,6 +17,10 @@ from ansible_collections.holdfast.kvm.plugins.plugin_utils import _certificates
 MODULE = "holdfast.kvm.tls"
 AUTHORITY_DIR = "~/.local/state/holdfast/pki"
 DAYS, RENEW_DAYS = 730, 90
+ANOTHER = (
+    "name the directory of the controller that prepared it (prepare_tls_dir). For another authority, take the "
+    "certificates away from all hosts first: ansible hypervisors -b -m holdfast.kvm.tls -a state=absent"
+)
 
 
 class ActionModule(ActionBase):
@@ -42,11 +46,12 @@ class ActionModule(ActionBase):
         names = [str(name) for name in arguments.get("names") or [] if name]
         if not names:
             raise HoldfastError("a certificate needs a name", "give names: what other hosts call this one")
-        if self._task.check_mode and not folder.exists():
-            return {**found, "changed": True, "made": dict.fromkeys(found["present"], "there is no authority yet")}
         bundles, made = {}, {}
         for party, has in found["present"].items():
-            signer = _certificates.authority(folder, party, now)
+            if not _certificates.is_made(folder, party) and self._task.check_mode and not has["certificate"]:
+                made[party] = bundles[party] = "there is no authority yet"
+                continue
+            signer = self._signer(folder, party, has["certificate"], now)
             renew_days = int(arguments.get("renew_days") or RENEW_DAYS)
             due = _certificates.why_due(has["certificate"], signer, names, now, renew_days)
             if due:
@@ -59,6 +64,23 @@ class ActionModule(ActionBase):
             return {**found, "changed": True, "made": made}
         written = self._module({**arguments, "bundles": bundles}, task_vars)
         return {**written, "made": made}
+
+    @staticmethod
+    def _signer(folder: Path, party: str, certificate: str, now: datetime) -> _certificates.Authority:
+        """This controller's authority, made when there is none. Raises HoldfastError for a host that has another's.
+
+        A controller whose directory was lost would give a host certificates that no other host believes.
+        """
+        if certificate and not _certificates.is_made(folder, party):
+            raise HoldfastError(
+                f"the host's certificate for {party} is of an authority that is not in {folder}", ANOTHER
+            )
+        signer = _certificates.authority(folder, party, now)
+        if certificate and not _certificates.is_signed_by(certificate, signer):
+            raise HoldfastError(
+                f"the host's certificate for {party} is of another authority than {folder} has", ANOTHER
+            )
+        return signer
 
     def _module(self, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
         found: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=task_vars)

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -51,12 +52,17 @@ class Issued:
     key: str
 
 
+def is_made(folder: Path, party: str) -> bool:
+    """Whether this controller has the authority for ``libvirt`` or ``qemu``."""
+    return (folder / f"{party}-ca.key").exists()
+
+
 def authority(folder: Path, party: str, now: datetime) -> Authority:
     """The authority for ``libvirt`` or ``qemu``, made when there is none yet. Raises HoldfastError."""
     certificate, key = folder / f"{party}-ca.pem", folder / f"{party}-ca.key"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not key.exists():
+        if not is_made(folder, party):
             _make_authority(party, certificate, key, now)
         return _read(certificate, key)
     except (OSError, ValueError) as error:
@@ -64,16 +70,21 @@ def authority(folder: Path, party: str, now: datetime) -> Authority:
         raise HoldfastError(f"the authority in {certificate} and {key} cannot be used: {error}", hint) from error
 
 
+def is_signed_by(pem: str, signer: Authority) -> bool:
+    """Whether a certificate is of this authority; what is no certificate is not."""
+    try:
+        x509.load_pem_x509_certificate(pem.encode()).verify_directly_issued_by(signer.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 def why_due(pem: str, signer: Authority, names: Sequence[str], now: datetime, renew_days: int) -> str:
-    """Why a host needs a new certificate, empty when it does not."""
+    """Why a host needs a new certificate of the one it has from this authority; empty when it does not."""
     if not pem:
         return "there is none"
-    try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
-        certificate.verify_directly_issued_by(signer.certificate)
-        found = set(_names(certificate))
-    except Exception as error:
-        return f"it is not of this authority ({error or type(error).__name__})"
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    found = set(_names(certificate))
     if not set(names) <= found:
         return f"it is not for {', '.join(sorted(set(names) - found))}"
     left = certificate.not_valid_after_utc - now

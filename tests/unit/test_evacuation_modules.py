@@ -390,6 +390,23 @@ def test_a_check_makes_not_even_an_authority(tmp_path: Path) -> None:
     assert signer.given == []
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_a_host_that_another_controller_prepared_keeps_its_certificates(tmp_path: Path, check: bool) -> None:
+    """Else a controller that lost its directory would cut one host after the other off from the rest."""
+    signer = Signer(tmp_path / "pki")
+    signer.run(names=["hv1"])
+    for folder in (tmp_path / "lost", tmp_path / "lost"):
+        signer.folder, signer.check = folder, check
+        refused = signer.run(names=["hv1"])
+        assert refused["failed"]
+        assert "state=absent" in refused["msg"]
+    Signer(tmp_path / "other").run(names=["hv2"])
+    signer.folder = tmp_path / "other"
+    assert "of another authority" in signer.run(names=["hv1"])["msg"]
+    assert len(signer.given) == 1
+    assert not (tmp_path / "lost").exists()
+
+
 def test_a_certificate_for_nobody_is_refused(tmp_path: Path) -> None:
     result = Signer(tmp_path / "pki").run()
     assert result["failed"]
