@@ -10,7 +10,6 @@ that does not come back makes the task fail (not the host unreachable), so that 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -22,11 +21,11 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import one_line
+from ansible_collections.holdfast.kvm.plugins.plugin_utils import _progress
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._absence import Patient, pauses_between_tries
 
 display = Display()
 
-PROGRESS_FILE_VARIABLE = "HOLDFAST_PROGRESS_FILE"
 AGENT = "/usr/local/sbin/holdfast-agent"
 UPDATE_UNIT = "holdfast-live-update.service"
 POOL_UNIT = "holdfast-pool.service"
@@ -414,20 +413,7 @@ class ActionModule(Patient):
         self._write_progress({"line": line})
 
     def _write_progress(self, entry: dict[str, Any]) -> None:
-        """Append one JSON line. One write in append mode, so hosts upgraded side by side do not mix their lines."""
-        path = os.environ.get(PROGRESS_FILE_VARIABLE)
-        if not path:
-            return
-        line = json.dumps({"host": self._host, "time": time.time(), **entry}) + "\n"
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        except OSError as error:
-            display.warning(f"cannot write progress to {path}: {error}")
-            return
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        _progress.write(self._host, entry)
 
     def _timeout_s(self) -> float:
         return self._seconds("timeout_s", DEFAULT_TIMEOUT_S)

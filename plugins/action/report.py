@@ -23,6 +23,7 @@ ARGUMENTS = {
     "dest": {"type": "path", "required": True},
     "campaign": {"type": "str", "required": True},
     "outcomes": {"type": "dict", "required": True},
+    "evacuations": {"type": "dict", "default": {}},
 }
 
 
@@ -57,7 +58,8 @@ class ActionModule(ActionBase):
 def built(options: dict[str, Any]) -> dict[str, Any]:
     """The report, proven to keep to its schema."""
     created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    outcomes = [outcome_of(host, entry) for host, entry in options["outcomes"].items()]
+    moved = options["evacuations"]
+    outcomes = [outcome_of(host, entry, moved.get(host)) for host, entry in options["outcomes"].items()]
     # Through JSON, so that no templating wrapper of Ansible stays in it.
     report: dict[str, Any] = json.loads(json.dumps(build_report(options["campaign"], created, outcomes)))
     wrong = violations(report)
@@ -66,7 +68,7 @@ def built(options: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def outcome_of(host: str, entry: Any) -> HostOutcome:
+def outcome_of(host: str, entry: Any, evacuation: Any = None) -> HostOutcome:
     """One host's entry in ``outcomes``; an empty one is a host that was not touched."""
     known = entry or {}
     if not isinstance(known, dict) or not isinstance(known.get("journal") or {}, dict):
@@ -74,7 +76,8 @@ def outcome_of(host: str, entry: Any) -> HostOutcome:
             f"outcomes of the report: {host} has {entry!r}, which is no dictionary with a journal in it. "
             "Give what the live_update role recorded in holdfast_live_update_result"
         )
-    return HostOutcome(str(host), known.get("journal"), str(known.get("result") or ""), str(known.get("error") or ""))
+    result, error = str(known.get("result") or ""), str(known.get("error") or "")
+    return HostOutcome(str(host), known.get("journal"), result, error, (evacuation or {}).get("vms") or {})
 
 
 def described(pair: DocumentPair, report: dict[str, Any]) -> dict[str, Any]:

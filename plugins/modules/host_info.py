@@ -57,13 +57,19 @@ journal:
   type: dict
   returned: success
   sample: {state: restored, generation: g-20261121T020000-ab12cd}
+away:
+  description: VMs that were moved away from this host and are to come home, as of M(holdfast.kvm.evacuated).
+  type: list
+  elements: dict
+  returned: success
+  sample: [{name: db1, uuid: 6d0b..., to: hv2, at: "2026-11-21T02:00:00Z", images: []}]
 """
 
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config, journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, collect, config, journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import JournalError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, plain
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import size_text
@@ -77,17 +83,20 @@ def act(_module: AnsibleModule) -> Dict[str, Any]:
     except JournalError as error:
         view = {"state": "damaged", "reason": str(error)}
     host = collect.host_facts(found)
-    return {"host": plain(host), "journal": view, "summary": summary(host, view)}
+    gone = away.read(found.state_dir)
+    shown = {"host": plain(host), "journal": view, "away": [plain(one) for one in gone]}
+    return {**shown, "summary": summary(host, view, gone)}
 
 
-def summary(host: HostFacts, view: Dict[str, Any]) -> str:
+def summary(host: HostFacts, view: Dict[str, Any], gone: Sequence[away.Away] = ()) -> str:
     """One line for a person."""
     pool = "no pool mounted"
     if host.pool.mounted:
         pool = f"pool {size_text(host.pool.free_bytes)} free of {size_text(host.pool.size_bytes)}"
     qemu = ".".join(map(str, host.qemu.version))
     journal_text = f"journal {view['state']} {view.get('generation', '')}".rstrip()
-    return f"{host.hostname}: kernel {host.kernel}, QEMU {qemu}, {pool}, {journal_text}"
+    away_text = "".join(f", {one.name} away at {one.to}" for one in gone)
+    return f"{host.hostname}: kernel {host.kernel}, QEMU {qemu}, {pool}, {journal_text}{away_text}"
 
 
 def main() -> None:

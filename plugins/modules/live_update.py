@@ -49,8 +49,8 @@ options:
         type: str
       treatments:
         description:
-          - What may happen to the VM, the preferred treatment first. This module carries out C(in_place) only, and
-            refuses a rule that prefers another one.
+          - What may happen to the VM, the preferred treatment first. This module carries out C(in_place). A VM that is
+            to be moved away (C(live)) and still runs here blocks the live update.
         type: list
         elements: str
       priority:
@@ -103,6 +103,17 @@ options:
     type: str
     choices: [sampled, full]
     default: sampled
+  in_place:
+    description:
+      - Names of VMs that stay in place although their policy prefers to move them, since that was not possible.
+    type: list
+    elements: str
+    default: []
+  elsewhere:
+    description: Names or uuids of VMs that are on other hosts now, so that a rule for one is no slip of the pen.
+    type: list
+    elements: str
+    default: []
   rehearse:
     description:
       - Whether to boot the new kernel in a throw-away VM on the host first, with its initrd and the command line that
@@ -274,9 +285,11 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    away,
     cmdline,
     collect,
     command,
+    evacuees,
     journal,
     monitor,
     policy,
@@ -287,8 +300,8 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import RUN_DIR, Config, load
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, Refused
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, Verdict, VmFacts
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Hypervisor, connect
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, Treatment, Verdict, VmFacts
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 UNIT = "holdfast-live-update.service"
@@ -319,6 +332,8 @@ ARGUMENTS: Dict[str, Any] = {
     "fallback_after": {"type": "int", "default": 3},
     "health_command": {"type": "str", "default": ""},
     "verify_ram": {"type": "str", "choices": ["sampled", "full"], "default": "sampled"},
+    "in_place": {"type": "list", "elements": "str", "default": []},
+    "elsewhere": {"type": "list", "elements": "str", "default": []},
     "rehearse": {"type": "bool", "default": False},
     "only": {"type": "str", "choices": [request.EVERYTHING, request.ONLY_QEMU], "default": request.EVERYTHING},
     "force": {"type": "bool", "default": False},
@@ -334,11 +349,16 @@ class LockHeld(HoldfastError):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the caller asked for. ``limits``: the options that go into the request as they are."""
+    """What the caller asked for. ``limits``: the options that go into the request as they are.
+
+    ``in_place`` and ``elsewhere``: names of VMs, as in ``policy.decide``.
+    """
 
     kernel: str
     rules: Tuple[policy.Rule, ...]
     limits: Dict[str, Any]
+    in_place: Tuple[str, ...] = ()
+    elsewhere: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -354,10 +374,12 @@ class Plan:
     notes: Tuple[str, ...] = ()
 
 
-def read_wish(params: Dict[str, Any]) -> Wish:
+def read_wish(params: Dict[str, Any], away_from_here: Sequence[str] = ()) -> Wish:
     """The caller's options. Raises BadInput for a rule that is not understood."""
     rules = [{key: value for key, value in rule.items() if value is not None} for rule in params["policy"]]
-    return Wish(params["kernel"], policy.parse_rules(rules), {name: params[name] for name in LIMITS})
+    limits = {name: params[name] for name in LIMITS}
+    in_place, elsewhere = (tuple(params[name]) for name in ("in_place", "elsewhere"))
+    return Wish(params["kernel"], policy.parse_rules(rules), limits, in_place, (*elsewhere, *away_from_here))
 
 
 def target_of(wish: Wish, host: HostFacts, installed: Sequence[str], may_be_missing: bool) -> str:
@@ -372,35 +394,29 @@ def make_plan(wish: Wish, host: HostFacts, vms: Sequence[VmFacts], kernel_to: st
     """Decide and judge. Raises BadInput for a policy or command line that cannot be; what blocks is in the verdict."""
     generation = cmdline.new_generation(time.time(), secrets.token_hex(3))
     if wish.limits["only"] == request.ONLY_QEMU:
-        decisions = _of_running(policy.decide(wish.rules, vms), vms)
-        return Plan(
-            generation, host, host.kernel, host.cmdline, decisions, preflight.judge_renewal(host, vms, decisions)
-        )
+        decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.in_place)
+        verdict = preflight.judge_renewal(host, vms, decisions)
+        return Plan(generation, host, host.kernel, host.cmdline, _to_suspend(decisions, vms), verdict)
     next_cmdline = cmdline.next_command_line(host.cmdline, generation=generation)
     staged = kernel_to in installed
     # The drivers of a kernel that is not there yet cannot be judged; those of the running one stand in for them.
     target = replace(collect.kernel_facts(kernel_to if staged else host.kernel), cmdline=next_cmdline)
-    decisions = policy.decide(wish.rules, vms)
+    decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.in_place)
     return Plan(
         generation=generation,
         host=host,
         kernel_to=kernel_to,
         next_cmdline=next_cmdline,
-        decisions=_of_running(decisions, vms),
+        decisions=_to_suspend(decisions, vms),
         verdict=preflight.judge(host, vms, target, decisions=decisions),
         notes=() if staged else (f"kernel {kernel_to} is not installed yet, so its drivers were not looked at",),
     )
 
 
-def _of_running(decisions: Sequence[policy.Decision], vms: Sequence[VmFacts]) -> Tuple[policy.Decision, ...]:
+def _to_suspend(decisions: Sequence[policy.Decision], vms: Sequence[VmFacts]) -> Tuple[policy.Decision, ...]:
+    """Of those that run. What is to be moved away is no part: if it is here all the same, the host does not jump."""
     running = {vm.uuid for vm in vms if vm.domain_id >= 0}
-    return tuple(decision for decision in decisions if decision.uuid in running)
-
-
-def is_up_to_date(host: HostFacts, kernel_to: str, qemus: Sequence[str]) -> bool:
-    """Whether there is nothing to gain: the kernel runs, and every VM runs on the installed QEMU (``qemus``)."""
-    installed = ".".join(map(str, host.qemu.version))
-    return host.kernel == kernel_to and not host.journal_open and all(version == installed for version in qemus)
+    return tuple(one for one in decisions if one.uuid in running and one.treatment is Treatment.IN_PLACE)
 
 
 def described(plan: Plan) -> Dict[str, Any]:
@@ -486,15 +502,10 @@ def start(config: Config, plan: Plan, wish: Wish) -> None:
         command.run(["systemctl", "start", "--no-block", UNIT])
 
 
-def qemu_versions(hypervisor: Hypervisor) -> List[str]:
-    """The QEMU that each running VM was started with."""
-    return [monitor.qemu_version(domain) for domain in hypervisor.running()]
-
-
 def gather(config: Config) -> Tuple[HostFacts, Tuple[VmFacts, ...], List[str]]:
     host = collect.host_facts(config)
     with connect() as hypervisor:
-        return host, collect.vm_facts(hypervisor, config), qemu_versions(hypervisor)
+        return host, collect.vm_facts(hypervisor, config), monitor.qemu_versions(hypervisor.running())
 
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
@@ -507,24 +518,37 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
 
 
 def update(module: AnsibleModule) -> Dict[str, Any]:
-    wish = read_wish(module.params)
     config = load()
+    wish = read_wish(module.params, away.known_names(config.state_dir))
     refuse_second(unit_busy(), journal.open_journal(config.state_dir))
     host, vms, qemus = gather(config)
     installed = releases.installed()
     kernel_to = target_of(wish, host, installed, may_be_missing=module.check_mode)
-    if is_up_to_date(host, kernel_to, qemus) and not module.params["force"]:
+    if releases.is_up_to_date(host, kernel_to, qemus) and not module.params["force"]:
         message = f"already up to date: kernel {host.kernel}, and every VM runs on the installed QEMU"
         return {"result": "skipped", "msg": message, "kernel": {"from": host.kernel, "to": kernel_to}}
     host = replace(host, image_signed=collect.image_signed(collect.ROOT / f"boot/vmlinuz-{kernel_to}"))
     plan = make_plan(wish, host, vms, kernel_to, installed)
     refuse_blocked(module, plan)
+    if not module.check_mode:
+        refuse_left_behind(wish, vms)
     rehearsal_s = None
     if module.params["rehearse"] and wish.limits["only"] != request.ONLY_QEMU and not module.check_mode:
         rehearsal_s = rehearse(config, plan)
     if not module.check_mode:
         start(config, plan, wish)
     return {"changed": True, "rehearsal_s": rehearsal_s, **described(plan)}
+
+
+def refuse_left_behind(wish: Wish, vms: Sequence[VmFacts]) -> None:
+    """Raise Refused when a VM that is to be moved away runs here. In a check nobody has moved it yet."""
+    decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.in_place)
+    left = evacuees.left_behind(decisions, vms, wish.in_place)
+    if left:
+        raise Refused(
+            f"VMs are to be moved away and still run here: {', '.join(left)}",
+            "run the upgrade playbook, which moves them first; nothing was touched",
+        )
 
 
 def refuse_blocked(module: AnsibleModule, plan: Plan) -> None:

@@ -99,6 +99,7 @@ from typing import Any, Dict, List, Sequence
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    away,
     cmdline,
     collect,
     health,
@@ -162,7 +163,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     host = replace(host, image_signed=collect.image_signed(Path(target.image)))
     with connect() as hypervisor:
         vms = collect.vm_facts(hypervisor, config)
-    decisions = policy.decide(rules, vms)
+    decisions = policy.decide(rules, vms, away.known_names(config.state_dir))
     if module.params["only"] == request.ONLY_QEMU:
         verdict = preflight.judge_renewal(host, vms, decisions)
     else:

@@ -37,6 +37,11 @@ options:
       - Other keys are ignored. An empty dictionary stands for a host that was not touched.
     type: dict
     required: true
+  evacuations:
+    description:
+      - What the C(evacuate) role left behind in C(holdfast_evacuation), by the host's name. Hosts may be missing.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Says whether the files would change, and writes nothing.

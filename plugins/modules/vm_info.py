@@ -84,7 +84,7 @@ from typing import Any, Dict, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config, policy
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, collect, config, policy
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain_ram import require_known
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import VmFacts, plain
@@ -113,7 +113,8 @@ def decided(found: Dict[str, Any], rules: object, vms: Sequence[VmFacts]) -> Dic
     decisions: Dict[str, Any] = {}
     error = ""
     try:
-        decisions = {one.uuid: plain(one) for one in policy.decide(policy.parse_rules(rules), vms)}
+        elsewhere = away.known_names(config.load().state_dir)
+        decisions = {one.uuid: plain(one) for one in policy.decide(policy.parse_rules(rules), vms, elsewhere)}
     except BadInput as exc:
         error = str(exc)
     with_decisions = [{**vm, "decision": decisions.get(vm["uuid"], {})} for vm in found["vms"]]

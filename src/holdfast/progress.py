@@ -4,8 +4,8 @@
 """How far a run is, as a pure reducer: ``after = reduce(before, event)``. It neither draws nor reads a clock.
 
 Two sources feed it: the events of ansible-runner (which host is in which role, what failed), and the lines that the
-live_update action plugin writes while its one long task watches a host (the host's journal, and remarks). An event that
-comes twice changes nothing.
+action plugins write while one long task of theirs watches a host (the host's journal, a migration, and remarks). An
+event that comes twice changes nothing.
 """
 
 from __future__ import annotations
@@ -90,6 +90,28 @@ class VmProgress:
 
 
 @dataclass(frozen=True)
+class MoveProgress:
+    """One VM on its way to another host, or home. ``state``: copying, sending, moved, stays, failed."""
+
+    vm: str
+    to: str = ""
+    state: str = ""
+    percent: float = 0.0
+    left_bytes: int = 0
+    bytes_per_s: float = 0.0
+    round: int = 0
+
+    @property
+    def under_way(self) -> bool:
+        return self.state in ("copying", "sending")
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until what is left now is sent; a VM that goes on writing takes longer."""
+        return self.left_bytes / self.bytes_per_s if self.under_way and self.bytes_per_s else None
+
+
+@dataclass(frozen=True)
 class HostProgress:
     """One host. ``began_at``: when its turn came, 0 for not yet.
 
@@ -103,6 +125,7 @@ class HostProgress:
     kernel: tuple[str, str] = ("", "")
     qemu: tuple[str, str] = ("", "")
     vms: tuple[VmProgress, ...] = ()
+    moves: tuple[MoveProgress, ...] = ()
     error: str = ""
     began_at: float = 0.0
     heard_at: float = 0.0
@@ -420,12 +443,32 @@ def _line(progress: Progress, data: Mapping[str, Any]) -> Progress:
         return progress
     if isinstance(data.get("journal"), Mapping):
         return _journal(progress, name, at, data["journal"])
+    if isinstance(data.get("migration"), Mapping):
+        return _migration(progress, name, data["migration"])
     remark = data.get("line")
     host = progress.host(name)
     # The journal has told already what a remark says about a VM.
     if not remark or at == host.heard_at or any(str(remark).startswith(f"{vm.name} ") for vm in host.vms):
         return progress
     return _told(_with_host(progress, replace(host, heard_at=at)), Happening(at, Kind.REMARK, str(remark), name))
+
+
+def _migration(progress: Progress, name: str, migration: Mapping[str, Any]) -> Progress:
+    """How far one VM is on its way; a line of its own for people comes beside it."""
+    host, vm = progress.host(name), str(migration.get("vm") or "")
+    known = next((move for move in host.moves if move.vm == vm), MoveProgress(vm))
+    ram_left, disk_left = (int(migration.get(key) or 0) for key in ("ram_left_bytes", "disk_left_bytes"))
+    move = replace(
+        known,
+        to=str(migration.get("to") or known.to),
+        state=str(migration.get("state") or ""),
+        percent=float(migration.get("percent") or 0.0),
+        left_bytes=ram_left + disk_left,
+        bytes_per_s=float(migration.get("bytes_per_s") or 0.0),
+        round=int(migration.get("round") or 0),
+    )
+    others = tuple(other for other in host.moves if other.vm != vm)
+    return _with_host(progress, replace(host, moves=(*others, move)))
 
 
 def _journal(progress: Progress, name: str, at: float, journal: object) -> Progress:

@@ -58,7 +58,10 @@ class VmStanding:
 
 @dataclass(frozen=True)
 class HostStanding:
-    """One host. Sizes are bytes; times are seconds since the epoch by the host's clock."""
+    """One host. Sizes are bytes; times are seconds since the epoch by the host's clock.
+
+    ``away``: VMs that were moved away and are to come home, each with the host that it is on.
+    """
 
     name: str
     reach: Reach = Reach.SILENT
@@ -75,6 +78,7 @@ class HostStanding:
     updated_at: float = 0.0
     policy_error: str = ""
     vms: tuple[VmStanding, ...] = ()
+    away: tuple[tuple[str, str], ...] = ()
 
     @property
     def waiting(self) -> tuple[VmStanding, ...]:
@@ -138,7 +142,8 @@ def told(host: HostStanding, event: Mapping[str, Any]) -> HostStanding:
         case "runner_on_failed" if not details.get("ignore_errors"):
             return replace(host, reach=Reach.FAILED, error=message or f"task '{details.get('task')}' failed")
         case "runner_on_ok" if details.get("resolved_action") == f"{ROLE_PREFIX}host_info":
-            return _with_facts(host, result.get("host") or {}, result.get("journal") or {})
+            gone = tuple((str(vm.get("name")), str(vm.get("to"))) for vm in result.get("away") or [])
+            return replace(_with_facts(host, result.get("host") or {}, result.get("journal") or {}), away=gone)
         case "runner_on_ok" if details.get("resolved_action") == f"{ROLE_PREFIX}vm_info":
             return _with_vms(host, result)
     return host
@@ -239,6 +244,9 @@ def _unready(host: HostStanding) -> str:
     outside = [vm.name for vm in host.vms if vm.runs and not vm.in_pool]
     if outside:
         return f"shut down and start once, so that its RAM is in the pool: {', '.join(outside)}"
+    if host.away:
+        names = ", ".join(f"{name} from {where}" for name, where in host.away)
+        return f"the return_home playbook brings home {names}"
     return ""
 
 
@@ -268,6 +276,7 @@ def _host_entry(host: HostStanding) -> dict[str, Any]:
         },
         "policy_error": host.policy_error,
         "vms": [_vm_entry(vm) for vm in host.vms],
+        "away": [{"name": name, "at": where} for name, where in host.away],
         "next": next_step(host),
     }
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +27,7 @@ from .progress import (
     HostProgress,
     HostStatus,
     Kind,
+    MoveProgress,
     Progress,
     VmProgress,
     current_batch,
@@ -48,6 +50,7 @@ COLOURS = {
 }
 VM_COLOURS = {"pending": "dim", "resumed": "green", "failed": "red", "lost": "red", "given_up": "red"}
 LAST_HAPPENINGS = 6
+MOVE_BAR_WIDTH = 24
 # Lines that the header, the headings and the last happenings take away from hosts and VMs.
 _FRAME_LINES = 16
 
@@ -176,6 +179,9 @@ def drawn(progress: Progress, now: float, height: int) -> RenderableType:
     current = [host for host in progress.hosts if host.vms]
     if current:
         parts += ["", _vms(current[-1], now, room)]
+    moves = [move for host in progress.hosts for move in host.moves if move.under_way]
+    if moves:
+        parts += ["", _moves(moves[:room])]
     if progress.happenings:
         parts += ["", _last(progress)]
     return Group(*parts)
@@ -266,6 +272,22 @@ def _vms(host: HostProgress, now: float, room: int) -> Table:
         )
     if len(order) > room:
         table.add_row(Text(f"and {len(order) - room} more", "dim"))
+    return table
+
+
+def _moves(moves: list[MoveProgress]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2))
+    for heading, justify in (("on its way", "left"), ("to", "left"), ("", "left"), ("", "right"), ("left", "right")):
+        table.add_column(heading, justify=justify, overflow="ellipsis", no_wrap=True)  # type: ignore[arg-type]
+    for move in moves:
+        what = "disks" if move.state == "copying" else f"memory, round {max(move.round, 1)}"
+        table.add_row(
+            Text(figures.printable(move.vm)),
+            Text(figures.printable(move.to)),
+            ProgressBar(total=100.0, completed=move.percent, width=MOVE_BAR_WIDTH),
+            Text(f"{move.percent:.0f} %, {what}"),
+            Text(figures.size(move.left_bytes or None)),
+        )
     return table
 
 

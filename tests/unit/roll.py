@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = ("preflight", "stage", "live_update", "verify")
+STEPS = ("preflight", "stage", "evacuate", "live_update", "verify", "return_home")
 HOSTS = ("h1", "h2", "h3", "h4")
 UNREACHABLE = "ansible_host=127.0.0.1 ansible_port=1 ansible_connection=ssh"
 

@@ -278,3 +278,27 @@ def test_a_batch_is_announced_once_with_its_hosts() -> None:
     told = [one for one in after(PLANNED, *starts).happenings if one.kind is Kind.BATCH]
     assert [one.text for one in told] == ["batch 1 of 2: hv1", "batch 2 of 2: hv2, hv3"]
     assert told[0].seconds == 300.0
+
+
+def migration(host: str, **found: Any) -> ProgressLine:
+    return ProgressLine({"host": host, "time": BEGIN + 5, "migration": {"vm": "db1", **found}})
+
+
+def test_a_vm_on_its_way_is_followed_and_forgotten_by_nobody_else() -> None:
+    figures = {"to": "hv2", "percent": 40.0, "ram_left_bytes": 600, "disk_left_bytes": 0, "bytes_per_s": 200.0}
+    progress = after(BEGAN, migration("hv1", state="sending", round=2, **figures))
+    (move,) = progress.host("hv1").moves
+    assert (move.vm, move.to, move.percent, move.round, move.left_s) == ("db1", "hv2", 40.0, 2, 3.0)
+    assert move.under_way
+    (move,) = (
+        after(BEGAN, migration("hv1", state="sending", **figures), migration("hv1", state="moved")).host("hv1").moves
+    )
+    assert not move.under_way
+    assert move.to == "hv2"
+    assert progress.host("hv2").moves == ()
+
+
+def test_a_remark_about_a_move_is_told_once() -> None:
+    remark = ProgressLine({"host": "hv1", "time": BEGIN + 5, "line": "db1 leaves for hv2"})
+    progress = after(BEGAN, remark, remark)
+    assert [happening.text for happening in progress.happenings] == ["db1 leaves for hv2"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import hook, permit
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import hook, kexec, permit
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
@@ -36,6 +36,7 @@ def starts(config: Config) -> None:
 @pytest.fixture(autouse=True)
 def _nobody_restores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permit, "holds", lambda _uuid: False)
+    monkeypatch.setattr(kexec, "boot_id", lambda: "old")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,31 @@ def test_a_lost_vm_waits_for_a_persons_word(tmp_path: Path) -> None:
 
 def test_a_lost_vm_starts_when_its_policy_says_so(tmp_path: Path) -> None:
     starts(config_with(tmp_path, "vm_lost", may_restart=True))
+
+
+@pytest.mark.parametrize(
+    "events", [("suspending",), ("suspending", "suspended"), ("suspending", "suspended", "jumping")]
+)
+def test_nothing_begins_to_run_on_a_host_that_is_about_to_jump(tmp_path: Path, events: tuple[str, ...]) -> None:
+    config = config_with(tmp_path, *events)
+    with pytest.raises(HoldfastError, match="VM other cannot start: the host is about to jump"):
+        hook.run(config, "prepare", "begin", XML.replace("<name>db<", "<name>other<").replace(UUID, UUID[::-1]))
+
+
+def test_after_a_power_cut_in_the_middle_other_vms_start_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_with(tmp_path, "suspending", "suspended", "jumping")
+    monkeypatch.setattr(kexec, "boot_id", lambda: "another")
+    hook.run(config, "prepare", "begin", XML.replace("<name>db<", "<name>other<").replace(UUID, UUID[::-1]))
+
+
+def test_until_then_and_afterwards_it_may(tmp_path: Path) -> None:
+    config = config_with(tmp_path)
+    other = XML.replace("<name>db<", "<name>other<").replace(UUID, UUID[::-1])
+    hook.run(config, "prepare", "begin", other)
+    open_journal(tmp_path).record("aborted", reason="")
+    hook.run(config, "prepare", "begin", other)
 
 
 @pytest.mark.parametrize("event", ["vm_resumed", "vm_restarted", "vm_given_up"])

@@ -285,3 +285,35 @@ def test_nothing_is_rehearsed_in_a_check_or_unasked(lab: Lab, monkeypatch: pytes
     assert lab.update(check_mode=True, rehearse=True)["rehearsal_s"] is None
     assert lab.update()["rehearsal_s"] is None
     assert asked == []
+
+
+MOVED = [{"match": {"name": "db1"}, "treatments": ["live", "in_place"]}, {"match": {"name": "gone"}}]
+
+
+def test_a_vm_that_is_to_be_moved_away_and_still_runs_here_stops_the_live_update(lab: Lab) -> None:
+    with pytest.raises(Refused, match="to be moved away and still run here: db1"):
+        lab.update(policy=MOVED, elsewhere=["gone"])
+    assert lab.request is None
+    assert not lab.started
+
+
+def test_one_that_could_not_be_moved_stays_in_place_like_the_others(lab: Lab) -> None:
+    lab.update(policy=MOVED, elsewhere=["gone"], in_place=["db1"])
+    assert lab.request is not None
+    assert {vm["name"]: vm["treatment"] for vm in lab.request["vms"]} == {"db1": "in_place", "web1": "in_place"}
+
+
+def test_those_that_left_are_in_nobodys_way(lab: Lab) -> None:
+    lab.vms, lab.qemus = (OFF, WEB), ["10.0.13"]
+    lab.update(policy=MOVED, elsewhere=["gone", "db1"])
+    assert lab.request is not None
+    assert [vm["name"] for vm in lab.request["vms"]] == ["web1"]
+
+
+def test_a_check_takes_it_that_they_will_have_left(lab: Lab) -> None:
+    assert lab.update(check_mode=True, policy=MOVED, elsewhere=["gone"])["restore_order"] == ["web1"]
+
+
+def test_the_hosts_own_record_says_who_is_away(lab: Lab) -> None:
+    live_update.away.note(lab.state_dir, live_update.away.Away("u", "gone", "hv2", "2026-11-21T02:00:00Z"))
+    assert lab.update(check_mode=True, policy=MOVED)["changed"] is True

@@ -92,7 +92,7 @@ def test_a_rule_for_a_vm_that_does_not_exist_is_refused(match: dict[str, str], w
         ({"match": {"name": ""}}, ["rule 1"]),
         ({"match": "db-*"}, ["rule 1"]),
         ({"treatment": "teleport"}, ["teleport", "in_place"]),
-        ({"treatment": "live"}, ["rule 1", "live", "not available yet", "in_place"]),
+        ({"treatment": "cold"}, ["rule 1", "cold", "not available yet", "in_place", "live"]),
         ({"treatment": "restart"}, ["not available yet"]),
         ({"treatment": "defer"}, ["not available yet"]),
         ({"priority": 101}, ["101"]),
@@ -137,11 +137,26 @@ def test_treatments_are_allowed_in_their_order() -> None:
     assert (decision.treatment, decision.treatments, decision.group) == (Treatment.LIVE, rule.treatments, "db")
 
 
-def test_the_host_takes_a_rule_that_prefers_in_place_and_refuses_another_preference() -> None:
+def test_the_host_takes_a_rule_that_prefers_what_an_upgrade_does_and_refuses_another_preference() -> None:
     assert decided([{"treatments": ["in_place", "live"]}])["web"].treatment is Treatment.IN_PLACE
     for entry in ({"treatments": ["live", "in_place"]}, {"critical": True}):
-        with pytest.raises(BadInput, match="live is not available yet"):
+        assert decided([entry])["web"].treatment is Treatment.LIVE
+    for entry in ({"treatments": ["cold", "in_place"]}, {"treatment": "defer"}):
+        with pytest.raises(BadInput, match="not available yet"):
             policy.parse_rules([entry])
+
+
+def test_a_vm_that_cannot_be_moved_stays_in_place_and_says_so() -> None:
+    rules = policy.parse_rules([{"treatments": ["live", "in_place"]}])
+    stayed = {one.name: one for one in policy.decide(rules, VMS, in_place=["web"])}
+    assert stayed["web"].treatment is Treatment.IN_PLACE
+    assert "live was not possible" in stayed["web"].reason
+    assert stayed["db-1"].treatment is Treatment.LIVE
+
+
+def test_a_rule_for_a_vm_that_is_known_to_be_elsewhere_is_no_slip_of_the_pen() -> None:
+    rules = policy.parse_rules([{"match": {"name": "db-7"}}])
+    assert len(policy.decide(rules, VMS, elsewhere=["db-7"])) == len(VMS)
 
 
 def test_a_critical_vm_is_moved_live_unless_it_says_otherwise() -> None:

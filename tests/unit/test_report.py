@@ -351,3 +351,26 @@ def test_summary_has_a_line_per_host_vm_and_warning() -> None:
 
 def test_summary_cannot_be_used_to_write_to_a_terminal() -> None:
     assert not any("\x1b" in line or "\n" in line for line in summary_lines(SAMPLES[2]))
+
+
+def test_vms_that_were_moved_away_are_told_beside_those_that_stayed() -> None:
+    moved = {"uuid": "u2", "to": "hv2", "reason": "by rule 1", "pause_s": 0.2, "ram_bytes": 4096}
+    back = {**moved, "home": True, "home_pause_s": 0.45}
+    report = report_of(HostOutcome("hv1", journal(), evacuated={"web1": moved, "app1": back}))
+    jsonschema.validate(report, SCHEMA)
+    assert violations(report) == []
+    (host,) = report["hosts"]
+    assert host["result"] == "upgraded"
+    assert [(one["name"], one["treatment"], one["result"], one["pause_s"]) for one in host["vms"][1:]] == [
+        ("app1", "live", "returned", 0.45),
+        ("web1", "live", "moved", 0.2),
+    ]
+    text = "\n".join(summary_lines(report))
+    assert "3 of 3 VMs carried on" in text
+    assert "web1: moved away alive, stood still for 0.20 s, by rule 1; to hv2" in text
+    assert "moved away alive, and home again" in page(report)
+
+
+def test_a_host_that_was_refused_still_says_who_left_it() -> None:
+    (entry,) = report_of(HostOutcome("hv1", None, "skipped", evacuated={"web1": {"to": HOSTILE}}))["hosts"]
+    assert (entry["result"], entry["vms"][0]["result"], entry["vms"][0]["pause_s"]) == ("skipped", "moved", None)

@@ -66,6 +66,17 @@ def test_a_host_on_which_all_is_well() -> None:
     assert next_step(host).startswith("nothing is in flight")
 
 
+def test_a_vm_that_is_away_is_to_come_home() -> None:
+    gone = {"name": "app1", "uuid": "u9", "to": "hv2", "at": "2026-11-21T02:00:00Z", "images": []}
+    host = standing(
+        ok("hv1", "host_info", host=HOST, journal={"state": "none"}, away=[gone]),
+        ok("hv1", "vm_info", vms=[], policy_error=""),
+    )[0]
+    assert host.away == (("app1", "hv2"),)
+    assert next_step(host) == "the return_home playbook brings home app1 from hv2"
+    assert exit_code([host]) is ExitCode.DONE
+
+
 def test_a_vm_that_waits_is_named_by_the_journals_word() -> None:
     journal = {"state": "failed", "vms": [{"name": "db1", "uuid": "u1", "state": "failed", "error": "no RAM file"}]}
     host = well(journal=journal, vms=[{**DB1, "state": "shutoff", "decision": IN_PLACE}])

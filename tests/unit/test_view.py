@@ -6,12 +6,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import HostOutcome, build_report
 from holdfast.chart import chart
-from holdfast.progress import Happening, HostProgress, HostStatus, Kind, PlannedBatch, Progress, VmProgress
+from holdfast.progress import (
+    Happening,
+    HostProgress,
+    HostStatus,
+    Kind,
+    MoveProgress,
+    PlannedBatch,
+    Progress,
+    VmProgress,
+)
 from holdfast.view import JsonView, PlainView, drawn, shown_hosts, shown_vms
 
 HOSTILE = "[red]x[/nope]\x1b[31m\u202e"
@@ -38,9 +48,20 @@ def test_picture_shows_hosts_vms_pause_and_last_happenings() -> None:
     assert "hv1 db1 paused" in text
 
 
+def test_a_vm_on_its_way_has_a_bar_until_it_has_arrived() -> None:
+    move = MoveProgress("web1", "hv2", "sending", 41.7, 3 << 20, 1 << 20, 2)
+    host = HostProgress("hv1", HostStatus.WORKING, "evacuate", moves=(move,))
+    text = rendered(Progress("spring", 1000.0, (host,)))
+    for word in ("web1", "hv2", "42 %, memory, round 2", "3 MiB"):
+        assert word in text
+    there = replace(host, moves=(replace(move, state="moved"),))
+    assert "web1" not in rendered(Progress("spring", 1000.0, (there,)))
+
+
 def test_names_are_shown_and_not_obeyed() -> None:
     vm = VmProgress(HOSTILE, "failed", error=HOSTILE)
     host = HostProgress(HOSTILE, HostStatus.FAILED, HOSTILE, HOSTILE, (HOSTILE, HOSTILE), vms=(vm,), error=HOSTILE)
+    host = replace(host, moves=(MoveProgress(HOSTILE, HOSTILE, "sending"),))
     run = Progress(HOSTILE, 1000.0, (host,), (Happening(1001.0, Kind.VM_FAILED, HOSTILE, HOSTILE, HOSTILE),))
     lines: list[str] = []
     PlainView(lines.append).close(run)

@@ -53,7 +53,7 @@ def watched(devices: ET.Element) -> tuple[str, ...]:
 
 def disks(devices: ET.Element) -> tuple[Disk, ...]:
     """Disks with a source; an empty CD-ROM drive is none."""
-    return tuple(_disk(entry) for entry in devices.findall("disk") if entry.find("source") is not None)
+    return tuple(disk(entry) for entry in devices.findall("disk") if entry.find("source") is not None)
 
 
 def hostdevs(devices: ET.Element) -> tuple[str, ...]:
@@ -95,7 +95,8 @@ def _matching(devices: ET.Element, table: dict[str, str]) -> tuple[str, ...]:
     return tuple(what for path, what in table.items() if devices.find(path) is not None)
 
 
-def _disk(entry: ET.Element) -> Disk:
+def disk(entry: ET.Element) -> Disk:
+    """One disk; its source is empty when it has none."""
     source, driver = entry.find("source"), entry.find("driver")
     return Disk(
         target=_target(entry),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from html import escape
 
 from . import devices as dev
+from . import images
 from .errors import BadInput, VmError
 from .facts import RamBacking, VmFacts
 from .incoming import QEMU_NAMESPACE, incoming_pairs
@@ -22,6 +23,8 @@ from .resources import RamFile
 from .xmltext import Document, Edit, Element
 
 HOLDFAST_NAMESPACE = "urn:holdfast:kvm:1"
+# What a VM that was moved away carries with it, for people to see; the record that is acted on is its home's.
+EVACUATED_NAMESPACE = "urn:holdfast:evacuated:1"
 # Of its own: `virsh metadata --set` replaces everything of its namespace, and the one above holds holdfast's record.
 TAGS_NAMESPACE = "urn:holdfast:tags:1"
 
@@ -300,6 +303,61 @@ def from_pool_backing(xml: str) -> tuple[str, bool]:
         original = _checked_record(_text(root, "name"), record.text)
         return document.edited([Edit(backing.start, backing.end, original)]), True
     return document.edited([Edit(document.before(backing.start), backing.end, "")]), True
+
+
+def on_whole_images(xml: str, targets: Sequence[str]) -> str:
+    """The definition with those disks on images that stand on no other: their whole content is copied."""
+    _parsed(xml)
+    document = Document.read(xml)
+    devices = document.required_child("devices")
+    edits = []
+    for disk in document.children(devices, "disk"):
+        named = {entry.attributes.get("dev", "") for entry in document.children(disk, "target")}
+        if named & set(targets):
+            edits += [
+                Edit(entry.start, entry.end, "<backingStore/>") for entry in document.children(disk, "backingStore")
+            ]
+    return document.edited(edits)
+
+
+def disk_sources(xml: str) -> tuple[images.Source, ...]:
+    """The disks of a running VM with the image that each stands on, by its running definition; not yet sized."""
+    devices = _parsed(xml).find("devices")
+    found = devices.findall("disk") if devices is not None else []
+    return tuple(_disk_source(entry) for entry in found if entry.find("source") is not None)
+
+
+def _disk_source(entry: ET.Element) -> images.Source:
+    plain = dev.disk(entry)
+    base = entry.find("backingStore/source")
+    return images.Source(
+        target=plain.target,
+        path=plain.source,
+        kind=plain.kind,
+        format=plain.driver,
+        readonly=plain.readonly,
+        base=(base.get("file") or base.get("dev") or "") if base is not None else "",
+        base_format=_attribute(entry, "backingStore/format", "type"),
+    )
+
+
+def image_xml(image: images.Image) -> str:
+    """libvirt's description of an image to be made (a storage volume)."""
+    name = escape(image.path.rpartition("/")[2])
+    base = (
+        f"<backingStore><path>{escape(image.base)}</path><format type='{escape(image.base_format)}'/></backingStore>"
+        if image.base
+        else ""
+    )
+    return (
+        f"<volume><name>{name}</name><capacity unit='bytes'>{image.capacity_bytes}</capacity>"
+        f"<target><format type='{escape(image.format)}'/></target>{base}</volume>"
+    )
+
+
+def evacuated_xml(home: str, at: str) -> str:
+    """The mark of a VM that was moved away: from where, and when (ISO 8601)."""
+    return f"<evacuated home='{escape(home)}' at='{escape(at)}'/>"
 
 
 def _refuse_unconvertible(root: ET.Element) -> None:

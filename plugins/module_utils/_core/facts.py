@@ -36,6 +36,17 @@ class Treatment(str, Enum):
     DEFER = "defer"
 
 
+class Runs(Enum):
+    """What one libvirt says of a VM. ``ARRIVING``: it has a QEMU that waits for the rest of the migration."""
+
+    RUNS = "runs"
+    STANDS = "stands still"
+    ARRIVING = "is arriving"
+    OFF = "is off"
+    ABSENT = "is not there"
+    SILENT = "libvirt does not answer"
+
+
 @dataclass(frozen=True)
 class PoolFacts:
     """The pool as it is now. ``regions`` come from the running kernel's command line."""

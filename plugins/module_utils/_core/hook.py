@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from . import permit
+from . import kexec, permit
 from .config import Config
 from .domain import vm_facts
 from .errors import BadInput, HoldfastError
@@ -19,6 +19,8 @@ from .journal import OPEN, open_journal
 from .pool import open_pool
 from .printable import argument
 
+# From here to the jump nothing may begin to run on the host, be it by a person, by autostart or by a live migration.
+LEAVING = ("suspending", "suspended", "jumping", "falling_back")
 # Far above what libvirt itself takes over its own connection (4 MiB for one text).
 LARGEST_XML = 16 << 20
 
@@ -50,6 +52,9 @@ def _forbid_second_life(config: Config, vm: VmFacts) -> None:
     if permit.holds(vm.uuid):
         return
     journal = open_journal(config.state_dir)
+    if journal.state in LEAVING and kexec.boot_id() in journal.view["boot_id"].values():
+        found = f"VM {vm.name} cannot start: the host is about to jump into another kernel, by {journal.generation}"
+        raise HoldfastError(found, "it would be lost in the jump; start it, or move it here, when that is over")
     entry = next((entry for entry in journal.vms if entry["uuid"] == vm.uuid), {"state": ""})
     if entry["state"] in OPEN:
         found = f"VM {vm.name} is suspended in the pool by generation {journal.generation}"

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import posixpath
+import threading
 import time
-from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator, List, Tuple
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import HoldfastError, VmError
+from .facts import Runs
 from .resources import Service
 
 try:
@@ -19,8 +22,13 @@ except ImportError:  # on a controller without the binding, or where only the pu
 
 URI = "qemu:///system"
 RETRY_S = 0.5
+EVENT_LOOP = "libvirt events"
+KEEPALIVE_S, KEEPALIVE_TIMES = 5, 5
 # Why a VM is off (virDomainShutoffReason): it was shut down, destroyed, migrated away, saved.
 ENDED_ON_PURPOSE = (1, 2, 4, 5)
+# Why a VM is paused (virDomainPausedReason): it is being migrated, in pre-copy or post-copy, or the latter broke.
+PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED = 2, 11, 12
+ARRIVING = (PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED)
 STATES = {0: "nostate", 1: "running", 2: "blocked", 3: "paused", 4: "shutdown", 5: "shutoff", 6: "crashed"}
 
 
@@ -108,6 +116,72 @@ class Domain:
         """Write its state to ``path`` and end its QEMU; it stays paused in the image."""
         self._call("save it", "saveFlags", path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
 
+    def migratable_xml(self) -> str:
+        """The running definition as another host may be given it."""
+        flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+        return str(self._call("read its migratable definition", "XMLDesc", flags))
+
+    def migrate(self, uri: str, names: Sequence[str], values: Mapping[str, Any]) -> None:
+        """Send it to the libvirt at ``uri``; returns when it runs there.
+
+        ``names`` are flags without ``VIR_MIGRATE_``, ``values`` parameters without ``VIR_MIGRATE_PARAM_``.
+        """
+        flags = 0
+        for name in names:
+            flags |= getattr(libvirt, f"VIR_MIGRATE_{name}")
+        parameters = {getattr(libvirt, f"VIR_MIGRATE_PARAM_{name}"): value for name, value in values.items()}
+        self._call("migrate it", "migrateToURI3", uri, parameters, flags)
+
+    def job_stats(self) -> Dict[str, Any]:
+        """libvirt's figures of the job in progress (virDomainGetJobStats), times in ms; empty when there is none."""
+        return self._stats(0)
+
+    def completed_job_stats(self) -> Dict[str, Any]:
+        """The same of the job that ended last; after a migration the destination has them. Empty when it has not."""
+        return self._stats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+
+    def _stats(self, flags: int) -> Dict[str, Any]:
+        try:
+            return dict(self.raw.jobStats(flags))
+        except libvirt.libvirtError:  # it ended just now, or is not here any more
+            return {}
+
+    def allow_pause(self, pause_s: float) -> bool:
+        """How long the migration in progress may stop the VM; False when there is none any more."""
+        try:
+            self.raw.migrateSetMaxDowntime(max(1, round(pause_s * 1000)), 0)
+        except libvirt.libvirtError:
+            return False
+        return True
+
+    def start_postcopy(self) -> None:
+        """Let it run at the destination from now on, which fetches the rest of its RAM. Raises VmError."""
+        self._call("switch its migration to post-copy", "migrateStartPostCopy", 0)
+
+    def set_metadata(self, namespace: str, prefix: str, element: str) -> None:
+        """Put an element into its metadata, of this QEMU and of the stored definition; empty takes it out."""
+        flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if self.id >= 0 else 0
+        flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if self.persistent() else 0
+        kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+        self._call("write its metadata", "setMetadata", kind, element or None, prefix, namespace, flags)
+
+    def runs(self) -> Runs:
+        """Whether it runs here, for good or as the incoming half of a migration. Raises VmError."""
+        state, reason = self._call("read its state", "state")[:2]
+        word = STATES.get(state, "unknown")
+        if word == "paused" and reason in ARRIVING:
+            return Runs.ARRIVING
+        return Runs.RUNS if word in ("running", "blocked") else Runs.STANDS if word == "paused" else Runs.OFF
+
+    def postcopy_broke(self) -> bool:
+        """Whether it is paused since its post-copy migration broke: a part of its RAM is at the other host then."""
+        state, reason = self._call("read its state", "state")[:2]
+        return STATES.get(state) == "paused" and reason == PAUSED_POSTCOPY_FAILED
+
+    def disk_capacity(self, target: str) -> int:
+        """Size of a disk as the guest sees it, in bytes. Raises VmError."""
+        return int(self._call("look at its disk", "blockInfo", target)[0])
+
 
 class Hypervisor:
     """A connection to the host's libvirt."""
@@ -161,6 +235,64 @@ class Hypervisor:
             return ()
         return tuple(sorted(services, key=lambda one: one.name))
 
+    def find(self, uuid: str) -> Optional[Domain]:
+        """A VM by uuid, None when this libvirt knows none. Raises HoldfastError when it does not answer."""
+        try:
+            return Domain(self.connection.lookupByUUIDString(uuid))
+        except libvirt.libvirtError as exc:
+            if exc.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise HoldfastError(f"libvirt does not say whether it has VM {uuid}: {exc}") from exc
+
+    def qemu_version(self) -> Tuple[int, int, int]:
+        """Version of the QEMU that is installed beside this libvirt."""
+        return _version(int(self.connection.getVersion()))
+
+    def image_exists(self, path: str) -> bool:
+        """Whether there is a file of this name on the libvirt's host. Raises HoldfastError."""
+        with self._directory(path) as pool:
+            return _volume(pool, path) is not None
+
+    def make_image(self, path: str, xml: str) -> None:
+        """Make an image from libvirt's XML of a volume, in place of one of the same name. Raises HoldfastError."""
+        with self._directory(path) as pool, _told(f"cannot make the image {path}"):
+            earlier = _volume(pool, path)
+            if earlier is not None:
+                earlier.delete(0)
+            pool.createXML(xml, 0)
+
+    def remove_image(self, path: str) -> None:
+        """Delete an image if it is there. Raises HoldfastError."""
+        with self._directory(path) as pool, _told(f"cannot remove the image {path}"):
+            volume = _volume(pool, path)
+            if volume is not None:
+                volume.delete(0)
+
+    @contextmanager
+    def _directory(self, path: str) -> Iterator[Any]:
+        """The storage pool of an image's directory; one that is made for this ends with it, and its files stay."""
+        directory = posixpath.dirname(path)
+        try:
+            pool, ours = self.connection.storagePoolLookupByTargetPath(directory), False
+        except libvirt.libvirtError:
+            pool, ours = self._open_directory(directory), True
+        try:
+            yield pool
+        finally:
+            if ours:
+                with suppress(libvirt.libvirtError):
+                    pool.destroy()
+
+    def _open_directory(self, directory: str) -> Any:
+        # Not needed early at boot, where they would stand before the restore.
+        from html import escape
+        from uuid import uuid4
+
+        name = f"holdfast-{uuid4()}"
+        xml = f"<pool type='dir'><name>{name}</name><target><path>{escape(directory)}</path></target></pool>"
+        with _told(f"cannot look into {directory}"):
+            return self.connection.storagePoolCreateXML(xml, 0)
+
     def libvirt_version(self) -> Tuple[int, int, int]:
         return _version(int(self.connection.getLibVersion()))
 
@@ -184,6 +316,32 @@ def look(uri: str) -> Iterator[Hypervisor]:
     """Connect to libvirt, here or elsewhere, to read only. Raises HoldfastError."""
     with _opened(uri, "openReadOnly") as hypervisor:
         yield hypervisor
+
+
+@contextmanager
+def reach(uri: str) -> Iterator[Hypervisor]:
+    """Connect to another host's libvirt. A host that dies meanwhile is noticed within half a minute.
+
+    Without this, a call to it would wait for as long as TCP hopes, a quarter of an hour. Raises HoldfastError.
+    """
+    _watch_connections()
+    with _opened(uri, "open") as hypervisor:
+        with suppress(libvirt.libvirtError):  # a local connection has no need of it
+            hypervisor.connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_TIMES)
+        yield hypervisor
+
+
+def _watch_connections() -> None:
+    """Run libvirt's event loop, which sends and expects the signs of life; once, and before the connection is made."""
+    if libvirt is None or any(thread.name == EVENT_LOOP for thread in threading.enumerate()):
+        return
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_run_events, name=EVENT_LOOP, daemon=True).start()
+
+
+def _run_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
 
 
 @contextmanager
@@ -216,6 +374,25 @@ def connect_patiently(uri: str = URI, limit_s: float = 120.0) -> Iterator[Hyperv
                     raise
                 time.sleep(RETRY_S)
         yield hypervisor
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say of a failure what was tried."""
+    try:
+        yield
+    except libvirt.libvirtError as exc:
+        raise HoldfastError(f"{what}: {exc}") from exc
+
+
+def _volume(pool: Any, path: str) -> Any:
+    try:
+        pool.refresh(0)
+        return pool.storageVolLookupByName(posixpath.basename(path))
+    except libvirt.libvirtError as exc:
+        if exc.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
+            return None
+        raise HoldfastError(f"cannot look for the image {path}: {exc}") from exc
 
 
 def _version(number: int) -> Tuple[int, int, int]:

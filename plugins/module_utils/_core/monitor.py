@@ -9,7 +9,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from .errors import VmError
 from .hypervisor import Domain
@@ -39,6 +39,11 @@ def qemu_version(domain: Domain) -> str:
     """Version of the QEMU that runs this VM, for example ``10.0.13``."""
     version = execute(domain, "query-version")["qemu"]
     return f"{version['major']}.{version['minor']}.{version['micro']}"
+
+
+def qemu_versions(domains: Sequence[Domain]) -> List[str]:
+    """The QEMU that each of these VMs was started with."""
+    return [qemu_version(domain) for domain in domains]
 
 
 def guest_agent_answers(domain: Domain, limit_s: int) -> bool:

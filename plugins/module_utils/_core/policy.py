@@ -20,7 +20,7 @@ Contradictions are refused, within a rule and between rules: a rule that can nev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from .errors import BadInput
@@ -30,7 +30,7 @@ DEFAULT_PRIORITY = 50
 HIGHEST_PRIORITY = 100
 
 # What the upgrade of a host can do by itself. The plan of a fleet knows all of them.
-AVAILABLE = (Treatment.IN_PLACE,)
+AVAILABLE = (Treatment.IN_PLACE, Treatment.LIVE)
 # These keep a VM running, or leave it alone; with all others it stands still for as long as its host needs.
 KEEP_RUNNING = (Treatment.LIVE, Treatment.DEFER)
 
@@ -121,15 +121,21 @@ def parse_rules(
     return rules
 
 
-def decide(rules: Sequence[Rule], vms: Sequence[VmFacts]) -> tuple[Decision, ...]:
+def decide(
+    rules: Sequence[Rule], vms: Sequence[VmFacts], elsewhere: Sequence[str] = (), in_place: Sequence[str] = ()
+) -> tuple[Decision, ...]:
     """One decision per VM, in the order of ``vms``.
+
+    ``elsewhere`` names VMs that are known to be on other hosts. VMs called ``in_place`` stay in place, though their
+    policy prefers something else that turned out to be impossible.
 
     Raises BadInput for a rule that names one single VM which does not exist: that is a slip of the pen, and the VM that
     was meant would be treated by some other rule without anybody noticing.
     """
     for rule in rules:
-        check_known(rule, vms)
-    return tuple(_decision(rules, vm) for vm in vms)
+        if rule.pattern not in elsewhere:
+            check_known(rule, vms)
+    return tuple(_settled(_decision(rules, vm), in_place) for vm in vms)
 
 
 def suspend_order(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
@@ -185,6 +191,13 @@ def _decision(rules: Sequence[Rule], vm: VmFacts) -> Decision:
         group=chosen.group,
         return_home=chosen.return_home,
     )
+
+
+def _settled(decision: Decision, in_place: Sequence[str]) -> Decision:
+    if decision.name not in in_place or decision.treatment is Treatment.IN_PLACE:
+        return decision
+    reason = f"{decision.reason}; {decision.treatment.value} was not possible"
+    return replace(decision, treatment=Treatment.IN_PLACE, reason=reason)
 
 
 def _check_reached(rule: Rule, earlier: Sequence[Rule]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Sequence, Tuple
 
 from .errors import BadInput
+from .facts import HostFacts
 
 BOOT = Path("/boot")
 
@@ -44,6 +45,12 @@ def choose(wanted: str, available: Sequence[str], running: str) -> str:
         raise BadInput(f"no kernel with image and initrd in {BOOT}", "install a kernel package of the distribution")
     alike = [release for release in available if flavour(release) == flavour(running)]
     return wanted or max(alike or available, key=_age)
+
+
+def is_up_to_date(host: HostFacts, kernel_to: str, qemus: Sequence[str]) -> bool:
+    """Whether there is nothing to gain: the kernel runs, and every VM runs on the installed QEMU (``qemus``)."""
+    installed_qemu = ".".join(map(str, host.qemu.version))
+    return host.kernel == kernel_to and not host.journal_open and all(version == installed_qemu for version in qemus)
 
 
 def flavour(release: str) -> str:

@@ -8,12 +8,13 @@ Pure: no clock, no files. What a journal proves outweighs what a run claims.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from .schema import SCHEMA_VERSION, HostResult, VmResult
 
 IN_PLACE = "in_place"
+LIVE = "live"
 
 # "resuming" is on record before the guest's CPUs run: without "resumed" after it, nobody knows, so it counts as lost.
 _VM_RESULTS = {
@@ -28,7 +29,9 @@ _VM_RESULTS = {
     "restarted": VmResult.RESTARTED,
     "given_up": VmResult.GIVEN_UP,
 }
-_CARRIED_ON = (VmResult.RESUMED.value, VmResult.UNTOUCHED.value)
+_CARRIED_ON = tuple(
+    result.value for result in (VmResult.RESUMED, VmResult.UNTOUCHED, VmResult.MOVED, VmResult.RETURNED)
+)
 # What a warning says of a VM that did not carry on; of any other one, that it is not running.
 _ENDINGS = {
     VmResult.LOST.value: "is not running, and its RAM is gone",
@@ -41,12 +44,16 @@ _SEVERITY = (HostResult.UPGRADED, HostResult.SKIPPED, HostResult.FELL_BACK, Host
 
 @dataclass(frozen=True)
 class HostOutcome:
-    """What a run knows of one host: its journal (None when it has none), its own verdict, and an error."""
+    """What a run knows of one host: its journal (None when it has none), its own verdict, and an error.
+
+    ``evacuated``: the VMs that were moved away before, by name, as the ``evacuate`` role has them.
+    """
 
     host: str
     journal: Optional[Mapping[str, Any]] = None
     result_hint: str = ""
     error: str = ""
+    evacuated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def build_report(campaign: str, created: str, outcomes: Sequence[HostOutcome]) -> Dict[str, Any]:
@@ -74,7 +81,7 @@ def host_report(outcome: HostOutcome) -> Dict[str, Any]:
         "qemu": _pair(journal, "qemu"),
         "boot_id": _pair(journal, "boot_id"),
         "phases": [_phase(entry) for entry in journal.get("phases") or []],
-        "vms": vms,
+        "vms": vms + [_moved_vm(name, entry) for name, entry in sorted(outcome.evacuated.items())],
         "warnings": [str(line) for line in journal.get("warnings") or []] + _own_warnings(vms),
     }
 
@@ -178,6 +185,23 @@ def _vm(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "saved_at": _number(entry, "saved_at"),
         "restore_started_at": _number(entry, "restore_started_at"),
         "resumed_at": _number(entry, "resumed_at"),
+    }
+
+
+def _moved_vm(name: str, entry: Mapping[str, Any]) -> Dict[str, Any]:
+    """A VM that was elsewhere during the live update. Its pause is the longer one of its ways, by QEMU's measure."""
+    home = entry.get("home") is True
+    pauses = [pause for pause in (_number(entry, "pause_s"), _number(entry, "home_pause_s")) if pause is not None]
+    return {
+        **_vm({}),
+        "name": str(name),
+        "uuid": _text(entry, "uuid"),
+        "treatment": LIVE,
+        "reason": f"{_text(entry, 'reason')}; to {_text(entry, 'to')}{' and home' if home else ''}",
+        "result": (VmResult.RETURNED if home else VmResult.MOVED).value,
+        "error": "",
+        "pause_s": round(max(pauses), 3) if pauses else None,
+        "ram_bytes": _whole(entry, "ram_bytes"),
     }
 
 

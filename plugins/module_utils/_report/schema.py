@@ -34,6 +34,8 @@ class VmResult(str, Enum):
     LOST = "lost"
     RESTARTED = "restarted"
     GIVEN_UP = "given_up"
+    MOVED = "moved"
+    RETURNED = "returned"
 
 
 Check = Callable[[Any], bool]

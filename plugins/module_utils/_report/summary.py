@@ -18,7 +18,13 @@ RESULT_WORDS = {
     "failed": "failed",
 }
 # Where the schema's own word would not do for a person.
-VM_WORDS = {"lost": "RAM lost", "restarted": "RAM lost, started afresh", "given_up": "given up"}
+VM_WORDS = {
+    "lost": "RAM lost",
+    "restarted": "RAM lost, started afresh",
+    "given_up": "given up",
+    "moved": "moved away alive",
+    "returned": "moved away alive, and home again",
+}
 
 
 def summary_lines(report: Mapping[str, Any]) -> List[str]:
@@ -54,6 +60,9 @@ def _vm_line(vm: Mapping[str, Any]) -> str:
             f"{name}: paused {figures.seconds(vm['pause_s'])}, RAM {figures.size(vm['ram_bytes'])} {verified}, "
             f"state {figures.size(vm['state_bytes'])}"
         )
+    if vm["result"] in ("moved", "returned"):
+        stood = "" if vm["pause_s"] is None else f", stood still for {figures.seconds(vm['pause_s'])}"
+        return f"{name}: {VM_WORDS[vm['result']]}{stood}, {figures.printable(vm['reason'])}"
     if vm["result"] == "untouched":
         return f"{name}: never paused"
     return f"{name}: {VM_WORDS.get(vm['result'], vm['result'])}, {figures.printable(vm['error'] or 'not running')}"

@@ -21,9 +21,11 @@ from .places import cache_dir
 
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "qemu-img": "qemu-utils", "ssh": "openssh-client"}
 LARGEST_LAB = 2
-# What an operator would write into group_vars: how much RAM VMs get, and where the newer packages come from.
+# What an operator would write into group_vars: how much RAM VMs get, and where the newer packages come from. A lab of
+# one host has nobody to migrate to; who wants certificates says so, and they stay in the lab's folder.
 VARIABLES = {
     "prepare_pool_size": "1536M",
+    "prepare_tls": "none",
     "stage_default_release": f"{debian.SUITE}-backports",
     "holdfast_policy": [
         {"match": {"name": f"{kind}*"}, "priority": priority}
@@ -92,7 +94,8 @@ def write_inventory(lab: Lab) -> Path:
     path = lab.folder / "inventory" / "hosts.yml"
     path.parent.mkdir(exist_ok=True)
     entries = {host.name: _connection(lab, host) for host in lab.hosts}
-    path.write_text(json.dumps({"hypervisors": {"hosts": entries, "vars": VARIABLES}}, indent=2) + "\n")
+    variables = {**VARIABLES, "prepare_tls_dir": str(lab.folder / "pki")}
+    path.write_text(json.dumps({"hypervisors": {"hosts": entries, "vars": variables}}, indent=2) + "\n")
     return path
 
 

@@ -1,0 +1,120 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which VMs leave a host before its live update, and what happens to one that cannot. Pure decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Mapping, Sequence, Tuple
+
+from .errors import BadInput, Refused
+from .facts import Treatment, VmFacts
+from .policy import Decision
+
+# Without a limit of its own a VM may stand still for as long as QEMU's estimate may be wrong (Bounds.longest_pause_s).
+LONGEST_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One VM that is to be moved, to ``destination`` as the inventory calls it; ``journey``: a ``evacuation.Way``."""
+
+    name: str
+    uuid: str
+    destination: str
+    longest_pause_s: float
+    journey: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Evacuation:
+    """``departures``: still to come. ``in_place``: VMs that were to be moved and stay in place instead, with why."""
+
+    departures: Tuple[Departure, ...] = ()
+    in_place: Mapping[str, str] = field(default_factory=dict)
+
+
+def choose(
+    decisions: Sequence[Decision],
+    vms: Sequence[VmFacts],
+    destinations: Mapping[str, str],
+    stuck: Mapping[str, str],
+    longest_pause_s: float = LONGEST_PAUSE_S,
+) -> Evacuation:
+    """Who leaves, the most important VM first; for it the other host is at its emptiest.
+
+    ``destinations`` are by name of the VM, of this host's and maybe of others'; a VM that has one leaves also if its
+    policy prefers another treatment, since that turned out to be impossible. ``stuck`` says why one could not be moved.
+
+    Raises Refused, naming every VM that has no destination, or is stuck and has no other treatment that the host's
+    upgrade could carry out; BadInput when one has a destination, and its policy forbids to move it.
+    """
+    running = {vm.uuid for vm in vms if vm.running}
+    here = [one for one in decisions if one.uuid in running]
+    _refuse_forbidden([one.name for one in here if one.name in destinations and Treatment.LIVE not in one.treatments])
+    leaving = [one for one in here if one.treatment is Treatment.LIVE or one.name in destinations]
+    in_place: Dict[str, str] = {one.name: stuck[one.name] for one in leaving if one.name in stuck and _may_stay(one)}
+    _refuse_stuck([one for one in leaving if one.name in stuck and one.name not in in_place], stuck)
+    ahead = [one for one in leaving if one.name not in stuck]
+    _refuse_aimless([one for one in ahead if not destinations.get(one.name)])
+    order = sorted(ahead, key=lambda one: (-one.priority, one.name))
+    return Evacuation(tuple(_departure(one, destinations, longest_pause_s) for one in order), in_place)
+
+
+def left_behind(decisions: Sequence[Decision], vms: Sequence[VmFacts], in_place: Sequence[str]) -> Tuple[str, ...]:
+    """VMs that should not be on the host any more when its live update begins: to be moved away, and still here."""
+    running = {vm.uuid for vm in vms if vm.running}
+    return tuple(
+        one.name
+        for one in decisions
+        if one.treatment is Treatment.LIVE and one.uuid in running and one.name not in in_place
+    )
+
+
+def _departure(one: Decision, destinations: Mapping[str, str], longest_pause_s: float) -> Departure:
+    journey = "away" if one.return_home else "for_good"
+    pause_s = one.max_pause_s or longest_pause_s
+    return Departure(one.name, one.uuid, destinations[one.name], pause_s, journey, one.reason)
+
+
+def _may_stay(one: Decision) -> bool:
+    """Whether the policy goes on, after live, with a treatment that the upgrade of a host can carry out.
+
+    Treatments in between that it cannot (cold, restart) are passed over; ``defer`` means that the host waits.
+    """
+    later = one.treatments[one.treatments.index(Treatment.LIVE) + 1 :]
+    for treatment in later:
+        if treatment is Treatment.DEFER:
+            return False
+        if treatment is Treatment.IN_PLACE:
+            return True
+    return False
+
+
+def _refuse_forbidden(names: Sequence[str]) -> None:
+    if names:
+        raise BadInput(
+            f"{', '.join(names)} is to be moved, and the policy does not allow live",
+            "plan anew: the policy is not the one that was planned with; or correct evacuate_destinations",
+        )
+
+
+def _refuse_aimless(aimless: Sequence[Decision]) -> None:
+    if aimless:
+        names = ", ".join(sorted(one.name for one in aimless))
+        raise Refused(
+            f"the policy wants {names} moved away live, and nobody says where to",
+            "run holdfast plan, which finds destinations, and upgrade by that plan; or set evacuate_destinations by "
+            "hand, {VM: host}",
+        )
+
+
+def _refuse_stuck(stuck: Sequence[Decision], why: Mapping[str, str]) -> None:
+    if stuck:
+        told = "; ".join(f"{one.name}: {why[one.name]}" for one in stuck)
+        raise Refused(
+            f"VMs cannot be moved away, and their policy allows nothing else: {told}",
+            "mend what is in the way, add in_place to their treatments, or leave the host out",
+        )
