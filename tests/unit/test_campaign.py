@@ -165,7 +165,7 @@ def test_a_change_between_batches_stops_the_roll(campaign: Campaign) -> None:
     content = json.dumps([vm("h2"), vm("h7")])
     come = {"name": "Come", "ansible.builtin.copy": {"content": content, "dest": "{{ marks }}/h2.vms"}}
     tasks.write_text(yaml.safe_dump([come, *yaml.safe_load(tasks.read_text())]))
-    status, text = campaign.upgrade()
+    status, text = campaign.upgrade("-e", "holdfast_max_failures=2")
     assert status == 2
     assert "VM vm7 runs on h2, and is not in the plan" in text
     assert campaign.fleet.marked("verify") == ["h1", "h3", "h4"]
@@ -188,6 +188,17 @@ def test_another_campaign_that_holds_a_host_keeps_all_of_them_untouched(campaign
     assert "another one holds it" in text
     assert campaign.fleet.marked("preflight") == []
     assert campaign.held() == []
+
+
+def test_a_campaign_that_lost_its_hold_ends_whatever_its_budget(campaign: Campaign) -> None:
+    """Somebody broke it, and began another campaign."""
+    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/verify/tasks/main.yml"
+    broken = {"name": "Break", "ansible.builtin.copy": {"content": "", "dest": "{{ marks }}/h1.other"}}
+    tasks.write_text(yaml.safe_dump([broken, *yaml.safe_load(tasks.read_text())]))
+    status, _ = campaign.upgrade("-e", "holdfast_max_failures=2")
+    assert status == 2
+    assert campaign.fleet.marked("preflight") == ["h3", "h4"]
+    assert campaign.fleet.marked("verify") == ["h3", "h4"]
 
 
 def test_a_failed_host_ends_the_roll_and_lets_others_begin(campaign: Campaign) -> None:
