@@ -377,3 +377,46 @@ def test_the_command_says_why_a_campaign_does_not_begin(
     run = command(campaign)
     assert (run.returncode, campaign.fleet.marked("preflight")) == (code, []), run.stdout + run.stderr
     assert words in " ".join(run.stdout.split())
+
+
+HOST = """
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        cpu = {"vendor": "AuthenticAMD", "name": "EPYC", "flags": ["svm"], "models": [], "count": 16}
+        host = {"hostname": "x", "cpu": cpu, "pool": {"mounted": True, "free_bytes": 60 << 30}}
+        return {**super().run(tmp, task_vars), "host": host, "journal": {"state": "none"}}
+"""
+POLICY = """
+holdfast_policy:
+  - match: {name: vm1}
+    group: db
+    max_pause_s: 90
+    priority: 70
+  - match: {name: "vm*"}
+    group: db
+holdfast_groups:
+  db: {min_available: 2, anti_affinity: true}
+plan_waves: [1, 4]
+plan_reserve_hosts: 0
+"""
+
+
+def test_a_plan_as_it_is_made_is_carried_out(campaign: Campaign) -> None:
+    """The real planner's word reaches every host, and its plan is still that of the fleet when the upgrade compares."""
+    keep_orders(campaign.fleet)
+    actions = campaign.fleet.directory / "ansible_collections/holdfast/kvm/plugins/action"
+    (actions / "host_info.py").write_text(HOST)
+    (actions / "preflight.py").write_text(LOOK)
+    (campaign.fleet.directory / "group_vars").mkdir()
+    (campaign.fleet.directory / "group_vars" / "hypervisors.yml").write_text(POLICY)
+    run = campaign.fleet.upgrade(playbook="campaign")
+    assert run.returncode == 0, run.stdout
+    plan = json.loads((campaign.fleet.directory / "holdfast-plan" / "plan.json").read_text())
+    # Of four members two always run, so two pause at a time; the first wave is a single host.
+    assert sorted(len(batch["hosts"]) for batch in plan["batches"]) == [1, 1, 2]
+    for batch in plan["batches"]:
+        assert all(sorted(orders(campaign.fleet, host)["batch"]) == sorted(batch["hosts"]) for host in batch["hosts"])
+    (rule,) = orders(campaign.fleet, "h1")["policy"]
+    assert (rule["treatments"], rule["priority"], rule["max_pause_s"]) == (["in_place"], 70, 90)
