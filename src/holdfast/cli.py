@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -222,6 +223,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         console = Console()
         console.print(drawing(plan, plan["vms"] if arguments.vms else exceptions(plan)))
         console.print(f"plan: {path}", soft_wrap=True, markup=False)
+        words = ("holdfast", "upgrade", "-i", str(arguments.inventory), "--plan", path)
+        console.print(f"to carry it out: {shlex.join(words)}", soft_wrap=True, markup=False)
     return ExitCode.DONE if plan["complete"] else ExitCode.REFUSED
 
 

@@ -165,7 +165,7 @@ def test_a_change_between_batches_stops_the_roll(campaign: Campaign) -> None:
     content = json.dumps([vm("h2"), vm("h7")])
     come = {"name": "Come", "ansible.builtin.copy": {"content": content, "dest": "{{ marks }}/h2.vms"}}
     tasks.write_text(yaml.safe_dump([come, *yaml.safe_load(tasks.read_text())]))
-    status, text = campaign.upgrade()
+    status, text = campaign.upgrade("-e", "holdfast_max_failures=2")
     assert status == 2
     assert "VM vm7 runs on h2, and is not in the plan" in text
     assert campaign.fleet.marked("verify") == ["h1", "h3", "h4"]
@@ -188,6 +188,17 @@ def test_another_campaign_that_holds_a_host_keeps_all_of_them_untouched(campaign
     assert "another one holds it" in text
     assert campaign.fleet.marked("preflight") == []
     assert campaign.held() == []
+
+
+def test_a_campaign_that_lost_its_hold_ends_whatever_its_budget(campaign: Campaign) -> None:
+    """Somebody broke it, and began another campaign."""
+    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/verify/tasks/main.yml"
+    broken = {"name": "Break", "ansible.builtin.copy": {"content": "", "dest": "{{ marks }}/h1.other"}}
+    tasks.write_text(yaml.safe_dump([broken, *yaml.safe_load(tasks.read_text())]))
+    status, _ = campaign.upgrade("-e", "holdfast_max_failures=2")
+    assert status == 2
+    assert campaign.fleet.marked("preflight") == ["h3", "h4"]
+    assert campaign.fleet.marked("verify") == ["h3", "h4"]
 
 
 def test_a_failed_host_ends_the_roll_and_lets_others_begin(campaign: Campaign) -> None:
@@ -366,3 +377,46 @@ def test_the_command_says_why_a_campaign_does_not_begin(
     run = command(campaign)
     assert (run.returncode, campaign.fleet.marked("preflight")) == (code, []), run.stdout + run.stderr
     assert words in " ".join(run.stdout.split())
+
+
+HOST = """
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        cpu = {"vendor": "AuthenticAMD", "name": "EPYC", "flags": ["svm"], "models": [], "count": 16}
+        host = {"hostname": "x", "cpu": cpu, "pool": {"mounted": True, "free_bytes": 60 << 30}}
+        return {**super().run(tmp, task_vars), "host": host, "journal": {"state": "none"}}
+"""
+POLICY = """
+holdfast_policy:
+  - match: {name: vm1}
+    group: db
+    max_pause_s: 90
+    priority: 70
+  - match: {name: "vm*"}
+    group: db
+holdfast_groups:
+  db: {min_available: 2, anti_affinity: true}
+plan_waves: [1, 4]
+plan_reserve_hosts: 0
+"""
+
+
+def test_a_plan_as_it_is_made_is_carried_out(campaign: Campaign) -> None:
+    """The real planner's word reaches every host, and its plan is still that of the fleet when the upgrade compares."""
+    keep_orders(campaign.fleet)
+    actions = campaign.fleet.directory / "ansible_collections/holdfast/kvm/plugins/action"
+    (actions / "host_info.py").write_text(HOST)
+    (actions / "preflight.py").write_text(LOOK)
+    (campaign.fleet.directory / "group_vars").mkdir()
+    (campaign.fleet.directory / "group_vars" / "hypervisors.yml").write_text(POLICY)
+    run = campaign.fleet.upgrade(playbook="campaign")
+    assert run.returncode == 0, run.stdout
+    plan = json.loads((campaign.fleet.directory / "holdfast-plan" / "plan.json").read_text())
+    # Of four members two always run, so two pause at a time; the first wave is a single host.
+    assert sorted(len(batch["hosts"]) for batch in plan["batches"]) == [1, 1, 2]
+    for batch in plan["batches"]:
+        assert all(sorted(orders(campaign.fleet, host)["batch"]) == sorted(batch["hosts"]) for host in batch["hosts"])
+    (rule,) = orders(campaign.fleet, "h1")["policy"]
+    assert (rule["treatments"], rule["priority"], rule["max_pause_s"]) == (["in_place"], 70, 90)
