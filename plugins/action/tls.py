@@ -46,7 +46,8 @@ class ActionModule(ActionBase):
         names = [str(name) for name in arguments.get("names") or [] if name]
         if not names:
             raise HoldfastError("a certificate needs a name", "give names: what other hosts call this one")
-        bundles, made = {}, {}
+        bundles: dict[str, Any] = {}
+        made: dict[str, str] = {}
         for party, has in found["present"].items():
             if not _certificates.is_made(folder, party) and self._task.check_mode and not has["certificate"]:
                 made[party] = bundles[party] = "there is no authority yet"
