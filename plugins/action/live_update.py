@@ -21,6 +21,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import one_line
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import EVERYTHING, ONLY_QEMU
 from ansible_collections.holdfast.kvm.plugins.plugin_utils import _progress
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._absence import Patient, pauses_between_tries
 
@@ -41,7 +42,6 @@ LONGEST_POLL_S = 15.0
 # Polls in a row that must find the unit at rest before it counts as dead: systemd may not have started it yet.
 LOOKS_BEFORE_DEAD = 4
 
-ONLY_QEMU = "qemu"
 TERMINAL_STATES = ("restored", "aborted", "failed")
 
 WHERE_TO_LOOK = (
@@ -111,7 +111,7 @@ class Start:
     boot_id: str
     kernel_from: str
     kernel_to: str
-    only: str = "everything"
+    only: str = EVERYTHING
     qemu_to: str = ""
 
 
@@ -324,7 +324,7 @@ class ActionModule(Patient):
 
     def _watch(self, started: dict[str, Any]) -> dict[str, Any]:
         """Follow the live update to its end and turn that end into the task's result."""
-        kernel, only = started["kernel"], self._task.args.get("only") or "everything"
+        kernel, only = started["kernel"], self._task.args.get("only") or EVERYTHING
         start = Start(started["generation"], started["boot_id"], kernel["from"], kernel["to"], only, started["qemu_to"])
         self._say(f"live update {start.generation} started, {aim(start)}")
         options = self._expect_absence(int(self._seconds("connect_timeout_s", DEFAULT_CONNECT_TIMEOUT_S)))

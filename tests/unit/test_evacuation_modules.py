@@ -15,8 +15,7 @@ from unittest.mock import MagicMock
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure
-from ansible.module_utils import basic
-from ansible.module_utils.testing import patch_module_args
+from module_run import run
 
 from ansible_collections.holdfast.kvm.plugins.action import tls as tls_action
 from ansible_collections.holdfast.kvm.plugins.action import vm_migrate as migrate_action
@@ -41,33 +40,6 @@ OLD, NEW = "6.12.107+deb13-amd64", "7.2.12+deb13-amd64"
 VMS = tuple(VmFacts(name, f"uuid-{name}", state="running", domain_id=number) for number, name in enumerate("ab", 1))
 MOVED = Outcome(Whereabouts.DESTINATION, pause_s=0.21, seconds=12.3, tries=1)
 STAYED = Outcome(Whereabouts.SOURCE, error="connection reset", tries=2)
-
-
-class Ended(Exception):
-    """A module printed its result and left."""
-
-    def __init__(self, result: dict[str, Any]) -> None:
-        super().__init__(result)
-        self.result = result
-
-
-@pytest.fixture(autouse=True)
-def _modules_end_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exit_json(_module: object, **result: Any) -> None:
-        raise Ended(result)
-
-    def fail_json(_module: object, msg: str, **result: Any) -> None:
-        raise Ended({"failed": True, "msg": msg, **result})
-
-    monkeypatch.setattr(basic.AnsibleModule, "exit_json", exit_json)
-    monkeypatch.setattr(basic.AnsibleModule, "fail_json", fail_json)
-
-
-def run(module: Any, *, check: bool = False, **options: Any) -> dict[str, Any]:
-    with patch_module_args({**options, "_ansible_check_mode": check}), pytest.raises(Ended) as ended:
-        module.main()
-    json.dumps(ended.value.result)
-    return ended.value.result
 
 
 class Hosts:

@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils import basic
-from ansible.module_utils.testing import patch_module_args
+from module_run import run
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     collect,
@@ -37,33 +35,6 @@ FIRMWARE = (
 )
 QEMU_CONF = '# libvirt\'s own words\n#memory_backing_dir = "/var/lib/libvirt/qemu/ram"\n'
 XML = "<domain type='kvm'><name>{0}</name><uuid>{0}</uuid><memory unit='MiB'>64</memory>{1}<devices/></domain>"
-
-
-class Ended(Exception):
-    """A module printed its result and left."""
-
-    def __init__(self, result: dict[str, Any]) -> None:
-        super().__init__(result)
-        self.result = result
-
-
-@pytest.fixture(autouse=True)
-def _modules_end_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exit_json(_module: object, **result: Any) -> None:
-        raise Ended(result)
-
-    def fail_json(_module: object, msg: str, **result: Any) -> None:
-        raise Ended({"failed": True, "msg": msg, **result})
-
-    monkeypatch.setattr(basic.AnsibleModule, "exit_json", exit_json)
-    monkeypatch.setattr(basic.AnsibleModule, "fail_json", fail_json)
-
-
-def run(module: Any, *, check: bool = False, **options: Any) -> dict[str, Any]:
-    with patch_module_args({**options, "_ansible_check_mode": check}), pytest.raises(Ended) as ended:
-        module.main()
-    json.dumps(ended.value.result)  # it must be fit to be printed
-    return ended.value.result
 
 
 class Host:

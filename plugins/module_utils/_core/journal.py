@@ -19,6 +19,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from . import durable
 from .errors import HoldfastError, JournalError
+from .request import EVERYTHING
 
 NAME = "journal.jsonl"
 TERMINAL = ("restored", "aborted", "failed")
@@ -240,7 +241,7 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "reason": "",
         "taint": entry.get("taint", 0),
         "before": entry.get("before", {}),
-        "only": entry.get("only", "everything"),
+        "only": entry.get("only", EVERYTHING),
         "fell_back": False,
         "phases": [],
         "vms": vms,
