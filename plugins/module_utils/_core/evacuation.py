@@ -89,10 +89,6 @@ class Outcome:
         return self.whereabouts is Whereabouts.DESTINATION
 
 
-class Cancelled(Exception):
-    """Somebody wants the migration to end; the VM stays."""
-
-
 @dataclass
 class _Try:
     """One call of libvirt's, in a thread of its own, and what it raised."""

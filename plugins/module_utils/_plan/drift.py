@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set
 
-from .._core.facts import Treatment
+from .._core.policy import AVAILABLE
 from .document import picture_of
 from .model import Group, Vm
 
 _GIB = 1 << 30
-# What the upgrade of a host carries out; of the others a plan says only what a person would do.
-CARRIED_OUT = (Treatment.IN_PLACE.value, Treatment.LIVE.value)
+# Of the others a plan says only what a person would do.
+CARRIED_OUT = tuple(treatment.value for treatment in AVAILABLE)
 _POLICY = ("treatments", "priority", "max_pause_s", "critical", "group", "return_home", "may_restart")
 
 
