@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import autostart
+
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +25,12 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_nearby)
+
+
+@pytest.fixture(autouse=True)
+def _own_libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the agent leaves for libvirt's daemon is not for that of the machine under the tests."""
+    monkeypatch.setattr(autostart, "DONE", tmp_path / "run-libvirt/qemu/autostarted")
 
 
 @pytest.fixture(autouse=True)

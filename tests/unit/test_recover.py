@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     attach,
+    autostart,
     fallback,
     health,
     kexec,
@@ -279,6 +280,18 @@ def test_after_the_jump_the_most_important_vm_comes_back_first(scene: Scene, mon
     boots_as(monkeypatch, "new")
     assert scene.recover().state == "restored"
     assert [deed for deed in scene.deeds if deed.startswith("restore")] == ["restore 11", "restore 22"]
+
+
+def test_libvirt_starts_its_autostart_vms_when_a_host_was_started_and_not_after_a_jump(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.saved()
+    boots_as(monkeypatch, "cold", "root=/dev/vda1")
+    attach.attach(scene.config)
+    assert not autostart.DONE.exists()
+    boots_as(monkeypatch, "new", f"root=/dev/vda1 holdfast.generation={GENERATION}")
+    attach.attach(scene.config)
+    assert autostart.DONE.exists()
 
 
 def test_a_vm_that_fails_is_tried_twice_then_kept_and_may_be_tried_again(

@@ -202,6 +202,29 @@ def test_a_state_that_qemu_refuses_is_kept(pool: Any, journal: Any, monkeypatch:
     assert journal.vm(UUID)["state"] == "suspended"
 
 
+@pytest.fixture
+def qemu(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, str]]]:
+    """What QEMU answers to each command, call by call; the commands that were sent to it are its keys."""
+    answers: dict[str, list[dict[str, str]]] = {"migrate-incoming": [{}], "remove-fd": [{}]}
+    monkeypatch.setattr(monitor, "execute", lambda _domain, command, **_words: answers[command].pop(0))
+    monkeypatch.setattr(monitor, "_pass_file", lambda _domain, _image: None)
+    monkeypatch.setattr(monitor, "LOOK_S", 0.0)
+    return answers
+
+
+def test_a_state_is_waited_for_until_qemu_has_all_of_it(qemu: dict[str, list[dict[str, str]]]) -> None:
+    qemu["query-migrate"] = [{}, {"status": "active"}, {"status": "completed"}, {"status": "completed"}]
+    qemu["query-status"] = [{"status": "inmigrate"}, {"status": "paused"}]
+    monitor.load_state(FakeDomain(), Path("state"), 0, 10.0)  # type: ignore[arg-type]
+    assert not any(qemu.values())
+
+
+def test_a_state_that_qemu_cannot_take_is_refused_in_its_own_words(qemu: dict[str, list[dict[str, str]]]) -> None:
+    qemu["query-migrate"] = [{"status": "active"}, {"status": "failed", "error-desc": "no such device"}]
+    with pytest.raises(VmError, match="refuses its state: no such device"):
+        monitor.load_state(FakeDomain(), Path("state"), 0, 10.0)  # type: ignore[arg-type]
+
+
 def test_one_failure_takes_no_other_along() -> None:
     done: list[int] = []
 

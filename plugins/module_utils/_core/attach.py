@@ -9,7 +9,7 @@ import json
 from enum import Enum
 from typing import Tuple
 
-from . import durable, guard, kexec
+from . import autostart, durable, guard, kexec
 from .cmdline import generation_of, is_crash_kernel
 from .config import Config
 from .errors import HoldfastError
@@ -113,6 +113,7 @@ def _arrive(config: Config, pool: Pool, journal: Journal) -> None:
         pool.attach(Content.TRUSTED)
         check_owner(pool, journal)
         journal.record("attached")
+    autostart.forgo()
     # Ends when somebody who has libvirt's ear begins to restore.
     journal.record("phase_begin", name="libvirt")
 

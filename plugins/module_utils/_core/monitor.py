@@ -22,6 +22,8 @@ except ImportError:
 
 QUEUE_SIZE_PROPERTIES = {"virtio-blk": "queue-size", "virtio-net": "rx_queue_size", "virtio-scsi": "virtqueue_size"}
 GUEST_AGENT = "org.qemu.guest_agent.0"
+# Each look wakes libvirt's daemon and the QEMU that is busy with the state.
+LOOK_S = 0.1
 STATE_FDSET = 7429  # any number that libvirt, counting from 0, will not reach
 
 
@@ -100,14 +102,18 @@ def load_state(domain: Domain, image: Path, offset: int, deadline_s: float) -> N
     _pass_file(domain, image)
     execute(domain, "migrate-incoming", uri=f"file:/dev/fdset/{STATE_FDSET},offset={offset}")
     deadline = time.monotonic() + deadline_s
-    while execute(domain, "query-status")["status"] == "inmigrate":
-        progress: Dict[str, Any] = execute(domain, "query-migrate")
-        if progress.get("status") == "failed":
-            raise VmError(f"VM {domain.name}: QEMU refuses its state: {progress.get('error-desc', 'no reason given')}")
+    while not _has_taken_its_state(domain):
         if time.monotonic() > deadline:
             raise VmError(f"VM {domain.name}: QEMU did not take its state within {deadline_s:.0f} s")
-        time.sleep(0.02)
+        time.sleep(LOOK_S)
     execute(domain, "remove-fd", **{"fdset-id": STATE_FDSET})
+
+
+def _has_taken_its_state(domain: Domain) -> bool:
+    progress: Dict[str, Any] = execute(domain, "query-migrate")
+    if progress.get("status") == "failed":
+        raise VmError(f"VM {domain.name}: QEMU refuses its state: {progress.get('error-desc', 'no reason given')}")
+    return progress.get("status") == "completed" and execute(domain, "query-status")["status"] != "inmigrate"
 
 
 def _pass_file(domain: Domain, path: Path) -> None:
