@@ -73,10 +73,8 @@ def fleet(prepared: Rack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The rack's hypervisor and a second one, prepared; the second one and its guest are gone afterwards."""
     lab = up(prepared.folder, Wish(hosts=2))
     first, second = lab.host("hv1"), lab.host("hv2")
-    done = prepared.playbook("prepare", "--limit", "hv2", "-e", "prepare_reboot_ok=true")
-    assert done.status == 0
     hosts.on_host(second, define_script([TOCK]))
-    done = prepared.playbook("prepare", "--limit", "hv2")
+    done = prepared.playbook("prepare", "--limit", "hv2", "-e", "prepare_reboot_ok=true")
     assert done.status == 0
     targets = prepared.inventory.parent / "host_vars"
     for host in (first, second):
