@@ -22,7 +22,7 @@ import pytest
 from rack import KEPT, Rack, Run, report_host
 
 from holdfast.lab import hosts, scene
-from holdfast.lab.guests.definitions import BASE, GUESTS, IMAGES
+from holdfast.lab.guests.definitions import BASE, IMAGES
 from holdfast.lab.guests.observer import compare
 from holdfast.lab.hosts import Host, Lab
 from holdfast.lab.up import Wish, up, write_inventory
@@ -99,10 +99,11 @@ def test_certificates_are_made_once_and_keys_are_for_whom_they_must_be(prepared:
 def test_without_a_plan_nobody_knows_where_to_and_nothing_is_touched(
     refuge: Host, watch: scene.Watch, prepared: Rack
 ) -> None:
+    before = prepared.journal()
     done = upgrade(prepared, FORCED)
     assert done.status == 3
     assert "holdfast plan" in done.text
-    assert prepared.journal()["state"] == "none"
+    assert prepared.journal() == before
     assert everybody_at_home(prepared, refuge)
 
 
@@ -178,12 +179,21 @@ def test_they_leave_the_host_jumps_and_they_come_home(
         assert f"{name} runs at hv1" in done.text.replace("VM ", "")
 
 
-def test_their_connections_were_held_and_they_stood_still_for_less_than_those_that_stayed(watch: scene.Watch) -> None:
+def test_their_connections_were_held_and_they_stood_still_for_less_than_those_that_stayed(
+    watch: scene.Watch, prepared: Rack
+) -> None:
+    """All guests are reached through the first host: while it jumps, nobody hears those that run elsewhere, either."""
     assert watch.finish() == []
-    silences = {guest.name: watch.pause_s(guest.name) for guest in GUESTS}
-    print("\n".join(f"{name}: longest silence {seconds:.1f} s" for name, seconds in silences.items()))
-    stayed = min(seconds for name, seconds in silences.items() if name not in LEAVING)
-    assert max(silences[name] for name in LEAVING) < min(stayed, LONGEST_PAUSE_S)
+    boot = next(phase for phase in prepared.journal()["phases"] if phase["name"] == "boot")
+    between_kernels = boot["start"] + boot["seconds"] / 2
+    longest = {}
+    for guest in watch.guests:
+        silences = next(held for held in watch.held(guest.name) if held.name == f"{guest.name}.witness").silences
+        ours = [each for each in silences if not (guest.name in LEAVING and each.contains(between_kernels))]
+        longest[guest.name] = max((each.seconds for each in ours), default=0.0)
+    print("\n".join(f"{name}: longest silence of its own {seconds:.1f} s" for name, seconds in longest.items()))
+    stayed = min(seconds for name, seconds in longest.items() if name not in LEAVING)
+    assert max(longest[name] for name in LEAVING) < min(stayed, LONGEST_PAUSE_S)
 
 
 def upgrade(rack: Rack, *variables: dict[str, Any]) -> Run:

@@ -87,6 +87,16 @@ def test_the_longest_gap_is_measured_and_dated() -> None:
     assert held.same_connection
 
 
+def test_every_silence_is_dated_and_knows_which_moments_lie_in_it() -> None:
+    replies = [Reply(1, 1.0), Reply(2, 1.5), Reply(3, 21.5), Reply(4, 22.0), Reply(5, 25.0)]
+    longest, last = judge("x", replies, epoch_offset_s=1000.0).silences
+    assert (longest.began_at, longest.seconds) == pytest.approx((1001.5, 20.0))
+    assert (last.began_at, last.seconds) == pytest.approx((1022.0, 3.0))
+    assert longest.contains(1010.0)
+    assert not longest.contains(1021.5)
+    assert not last.contains(1010.0)
+
+
 def test_a_missing_or_repeated_reply_is_seen() -> None:
     assert not judge("x", [Reply(1, 0), Reply(3, 1)], 0).sequence_intact
     assert not judge("x", [Reply(1, 0), Reply(1, 1)], 0).sequence_intact

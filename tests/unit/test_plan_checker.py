@@ -209,6 +209,7 @@ def test_hosts_upgraded_together_without_a_reserve_are_found_out() -> None:
 def test_a_reserve_that_is_claimed_and_not_there_is_found_out() -> None:
     plan = planner.plan(crowded(12))
     assert [(len(batch.hosts), batch.reserve_kept) for batch in plan.batches] == [(1, False)] * 3
+    assert any("no reserve during the upgrade of " in warning for warning in plan.warnings)
     assert not checker.check(crowded(12), plan)
     assert "one at a time" in " ".join(plan.warnings)
     broken = checker.check(crowded(12), with_batch(plan, 0, reserve_kept=True))

@@ -135,7 +135,8 @@ class Record:
         bare = [host for batch in written if not batch.reserve_kept for host in batch.hosts]
         if bare:
             found.append(
-                f"there is no reserve while {_some(bare)} is upgraded: the fleet is too full, so hosts go one at a time"
+                f"there is no reserve during the upgrade of {_some(bare)}: the fleet is too full, so hosts go one at a"
+                " time"
             )
         again = [move.vm for batch in written for move in batch.evacuations if move.again]
         if again:

@@ -32,6 +32,8 @@ COUNTER = "holdfast:held"
 PERIOD_S = 0.5
 # Longer than any pause that is not a failure: a held connection must outlast its guest's.
 PATIENCE_S = 900.0
+# A guest speaks twice as often.
+SHORTEST_SILENCE_S = 1.0
 # Two minutes of what a guest says: enough for some of it to come at once.
 WORDS = 240
 
@@ -140,10 +142,23 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """A gap between two words. ``began_at``: epoch seconds of the last word before it."""
+
+    began_at: float
+    seconds: float
+
+    def contains(self, at: float) -> bool:
+        """Whether a moment, in epoch seconds, lies in it."""
+        return self.began_at <= at < self.began_at + self.seconds
+
+
+@dataclass(frozen=True)
 class Held:
     """How one connection fared. ``gap_began_at``: epoch seconds of the last reply before the longest gap.
 
     ``stood_still_s``: seconds of that gap in which the guest's clock did not run, where the guest tells its clock.
+    ``silences``: all gaps of SHORTEST_SILENCE_S and more, in their order.
     ``same_connection``: no error, and (where the guest can tell) the guest calls it the same connection to the end.
     """
 
@@ -155,6 +170,7 @@ class Held:
     gap_began_at: float
     error: str = ""
     stood_still_s: float = 0.0
+    silences: tuple[Silence, ...] = ()
 
 
 def judge(name: str, replies: Sequence[Reply], epoch_offset_s: float, error: str = "") -> Held:
@@ -171,6 +187,11 @@ def judge(name: str, replies: Sequence[Reply], epoch_offset_s: float, error: str
         gap_began_at=0.0 if widest is None else replies[widest].at_s + epoch_offset_s,
         error=error,
         stood_still_s=0.0 if widest is None else _stood_still_s(replies, widest),
+        silences=tuple(
+            Silence(earlier.at_s + epoch_offset_s, seconds)
+            for (earlier, _), seconds in zip(pairs, gaps, strict=True)
+            if seconds >= SHORTEST_SILENCE_S
+        ),
     )
 
 
