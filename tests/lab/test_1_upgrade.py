@@ -14,7 +14,7 @@ import pytest
 from rack import Rack, names, report_host
 
 from holdfast.lab import hosts, scene
-from holdfast.lab.guests.definitions import BASE, GUESTS
+from holdfast.lab.guests.definitions import BASE, GUESTS, GuestSpec, define_script
 from holdfast.lab.guests.observer import compare
 from holdfast.lab.hosts import Host
 
@@ -33,6 +33,7 @@ mount --bind /root/kexec /usr/sbin/kexec
 """
 ALL = {guest.name for guest in GUESTS}
 TICK = next(guest for guest in GUESTS if guest.name == "tick1")
+AT_REST = GuestSpec("rest1", "10.0.2.55")
 MOVE_LIMIT_S = 600.0
 
 
@@ -129,8 +130,11 @@ def test_a_jump_that_is_refused_leaves_every_guest_running(watch: scene.Watch, p
 
 
 def test_back_to_the_older_kernel(watch: scene.Watch, prepared: Rack) -> None:
-    """A second upgrade in a row, on the same guests."""
+    """A second upgrade in a row, on the same guests. What is off stays off, which libvirt would start at a boot."""
+    prepared.on_host(define_script([AT_REST]))
     _goes_to(watch, prepared, _releases(prepared)[0])
+    assert prepared.on_host(f"virsh domstate {AT_REST.name}").strip() == "shut off"
+    prepared.on_host(f"virsh -q undefine {AT_REST.name} && rm {AT_REST.disk}")
 
 
 @pytest.mark.long
