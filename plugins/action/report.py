@@ -77,7 +77,8 @@ def outcome_of(host: str, entry: Any, evacuation: Any = None) -> HostOutcome:
             "Give what the live_update role recorded in holdfast_live_update_result"
         )
     result, error = str(known.get("result") or ""), str(known.get("error") or "")
-    return HostOutcome(str(host), known.get("journal"), result, error, (evacuation or {}).get("vms") or {})
+    moved = (evacuation or {}).get("vms") or {}
+    return HostOutcome(str(host), known.get("journal"), result, error, moved, known.get("boot") or ())
 
 
 def described(pair: DocumentPair, report: dict[str, Any]) -> dict[str, Any]:

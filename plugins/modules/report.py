@@ -34,6 +34,7 @@ options:
       - C(result) is how the run saw the host end, one of C(upgraded), C(fell_back), C(aborted), C(skipped), C(failed).
         No word, or another one, leaves the judgement to the journal.
       - C(error) says what went wrong, for a person.
+      - C(boot) is what RV(holdfast.kvm.verify#module:boot) returned, if anything.
       - Other keys are ignored. An empty dictionary stands for a host that was not touched.
     type: dict
     required: true

@@ -78,6 +78,26 @@ kernel:
   type: str
   returned: always
   sample: 7.2.12+deb13-amd64
+boot:
+  description:
+    - What the VMs waited for between the start of the new kernel and their restore, the kernel first, in its order.
+      Empty without O(generation), and when this boot is not the one that it jumped into.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    name:
+      description: A unit of systemd, or C(kernel and initrd).
+      type: str
+    start:
+      description: Seconds from the kernel's start until it began.
+      type: float
+    seconds:
+      description: How long it took.
+      type: float
+  sample:
+    - {name: kernel and initrd, start: 0.0, seconds: 3.1}
+    - {name: libvirtd.service, start: 7.4, seconds: 0.9}
 vms:
   description: Every running VM.
   type: list
@@ -113,8 +133,16 @@ from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import config, gates, health, journal, monitor
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    boot_path,
+    config,
+    gates,
+    health,
+    journal,
+    kexec,
+    monitor,
+)
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, Hypervisor, connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import argument
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
@@ -214,6 +242,18 @@ def gate_problems(hypervisor: Hypervisor, expected: Expected, view: Mapping[str,
     return gates.worse(before, now, {vm["uuid"]: vm["name"] for vm in view.get("vms", [])})
 
 
+def waited_for(expected: Expected, view: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """What the VMs waited for in this boot; of no other one is anything known. It is never worth a failure."""
+    if not expected.generation or view.get("generation") != expected.generation:
+        return []
+    if view["boot_id"]["to"] != kexec.boot_id():
+        return []
+    try:
+        return [asdict(step) for step in boot_path.look()]
+    except CommandFailed:
+        return []
+
+
 def verify(expected: Expected, wait_s: float) -> Dict[str, Any]:
     """Look at this host. Raises HoldfastError when libvirt, the configuration or the journal cannot be read."""
     view = journal.latest(config.load().state_dir).view
@@ -224,6 +264,7 @@ def verify(expected: Expected, wait_s: float) -> Dict[str, Any]:
     return {
         "problems": [*problems(expected, kernel, view, vms), *worse],
         "kernel": kernel,
+        "boot": waited_for(expected, view),
         "vms": [asdict(vm) for vm in vms],
     }
 

@@ -91,6 +91,8 @@ def test_kernel_and_qemu_change_and_every_guest_carries_on(
         assert vm["ram_verified"] is True
         assert 0 < vm["state_bytes"] < LARGEST_STATE_BYTES
         assert vm["pause_s"] > 0
+    waited_for = {step["name"] for step in host["boot"]}
+    assert {"kernel and initrd", "holdfast-pool.service", "libvirtd.service"} <= waited_for
     assert (out / "report.html").read_text().count("<svg") >= 1
     _unharmed(watch)
     for vm in host["vms"]:

@@ -173,9 +173,17 @@ def test_skipped_host_does_not_show_the_journal_of_an_earlier_run() -> None:
     assert report["error"] == "already on this kernel"
 
 
+BOOT = [
+    {"name": "kernel and initrd", "start": 0.0, "seconds": 3.1},
+    {"name": "a.service", "start": 4.0, "seconds": 1.5},
+]
 SAMPLES = [
     report_of(),
-    report_of(HostOutcome("hv1", journal(), "upgraded"), HostOutcome("hv2"), HostOutcome("hv3", None, "", "no answer")),
+    report_of(
+        HostOutcome("hv1", journal(), "upgraded", boot=BOOT),
+        HostOutcome("hv2"),
+        HostOutcome("hv3", None, "", "no answer"),
+    ),
     report_of(HostOutcome(HOSTILE, journal(vm(HOSTILE, state="failed", error=HOSTILE), reason=HOSTILE))),
     report_of(HostOutcome("hv1", {"state": "suspending", "vms": [{"name": "a", "state": "pending"}, {}]})),
 ]
@@ -210,6 +218,7 @@ def broken(path: list[str | int], value: Any) -> dict[str, Any]:
         broken(["hosts", 0, "kernel"], {"from": "a"}),
         broken(["hosts", 0, "warnings"], [1]),
         broken(["hosts", 0, "phases", 0, "seconds"], "4"),
+        broken(["hosts", 0, "boot", 1, "start"], "4"),
         broken(["hosts", 0, "vms", 0, "pause_s"], "long"),
         broken(["hosts", 0, "vms", 0, "ram_verified"], 1),
         broken(["hosts", 0, "vms", 0, "uuid"], None),
@@ -281,6 +290,13 @@ def test_page_shows_a_bar_per_vm_and_a_section_per_host() -> None:
     assert text.count('class="vm"') == 1
     assert "10.2 s" in text or "10.3 s" in text
     assert "1 of 3 hosts upgraded, 1 of 1 VM carried on" in text
+
+
+def test_page_says_what_the_vms_waited_for() -> None:
+    text = page(SAMPLES[1])
+    assert text.count("From the new kernel's start to the restore") == 1, "of one host of three is it known"
+    assert text.index("kernel and initrd") < text.index("a.service")
+    assert "1.50 s" in text
 
 
 def test_picture_starts_its_clock_at_the_first_pause() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.modules.verify import Expected, RunningVm, problems
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import boot_path, kexec
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed
+from ansible_collections.holdfast.kvm.plugins.modules.verify import Expected, RunningVm, problems, waited_for
 
 NEW = "7.2.12+deb13-amd64"
 EXPECTED = Expected("g-1", NEW)
@@ -64,3 +66,25 @@ def test_without_a_live_update_only_the_present_counts() -> None:
     assert problems(Expected(), "6.12", {"state": "none"}, [DB]) == []
     (problem,) = problems(Expected(), "6.12", {**VIEW, "state": "restoring"}, [DB])
     assert problem.startswith("live update g-1 is not finished")
+
+
+def test_only_of_the_boot_that_it_jumped_into_is_it_told_what_the_vms_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = {"name": "kernel and initrd", "start": 0.0, "seconds": 3.0}
+    monkeypatch.setattr(kexec, "boot_id", lambda: "b-2")
+    monkeypatch.setattr(boot_path, "look", lambda: [boot_path.Step(**step)])
+    arrived = {**VIEW, "boot_id": {"from": "b-1", "to": "b-2"}}
+    assert waited_for(EXPECTED, arrived) == [step]
+    assert waited_for(EXPECTED, {**arrived, "boot_id": {"from": "b-1", "to": ""}}) == []
+    assert waited_for(Expected("g-2"), arrived) == []
+    assert waited_for(Expected(), {"state": "none"}) == []
+
+
+def test_a_systemd_that_does_not_say_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> list[boot_path.Step]:
+        raise CommandFailed("systemctl did not end within 60 s")
+
+    monkeypatch.setattr(kexec, "boot_id", lambda: "b-2")
+    monkeypatch.setattr(boot_path, "look", refuse)
+    assert waited_for(EXPECTED, {**VIEW, "boot_id": {"from": "b-1", "to": "b-2"}}) == []

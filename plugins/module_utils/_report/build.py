@@ -46,7 +46,8 @@ _SEVERITY = (HostResult.UPGRADED, HostResult.SKIPPED, HostResult.FELL_BACK, Host
 class HostOutcome:
     """What a run knows of one host: its journal (None when it has none), its own verdict, and an error.
 
-    ``evacuated``: the VMs that were moved away before, by name, as the ``evacuate`` role has them.
+    ``evacuated``: the VMs that were moved away before, by name, as the ``evacuate`` role has them. ``boot``: what the
+    VMs waited for in the new kernel's boot, as the ``verify`` module has it.
     """
 
     host: str
@@ -54,6 +55,7 @@ class HostOutcome:
     result_hint: str = ""
     error: str = ""
     evacuated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    boot: Sequence[Mapping[str, Any]] = ()
 
 
 def build_report(campaign: str, created: str, outcomes: Sequence[HostOutcome]) -> Dict[str, Any]:
@@ -81,6 +83,7 @@ def host_report(outcome: HostOutcome) -> Dict[str, Any]:
         "qemu": _pair(journal, "qemu"),
         "boot_id": _pair(journal, "boot_id"),
         "phases": [_phase(entry) for entry in journal.get("phases") or []],
+        "boot": [_phase(entry) for entry in outcome.boot],
         "vms": vms + [_moved_vm(name, entry) for name, entry in sorted(outcome.evacuated.items())],
         "warnings": [str(line) for line in journal.get("warnings") or []] + _own_warnings(vms),
     }

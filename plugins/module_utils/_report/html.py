@@ -139,6 +139,7 @@ def _host(host: Mapping[str, Any]) -> str:
         + _cards(host)
         + _timeline(host)
         + _vms(host)
+        + _boot(host)
         + _warnings(host)
         + _ids(host)
         + "</section>\n"
@@ -220,6 +221,21 @@ def _vm(vm: Mapping[str, Any]) -> str:
         f'<td class="number">{figures.seconds(vm["pause_s"])}</td>'
         f'<td class="number">{figures.size(vm["ram_bytes"])}</td>'
         f'<td class="number">{figures.size(vm["state_bytes"])}</td><td>{verified}</td></tr>'
+    )
+
+
+def _boot(host: Mapping[str, Any]) -> str:
+    if not host["boot"]:
+        return ""
+    rows = "".join(
+        f'<tr><td class="name">{text(step["name"])}</td><td class="number">{figures.seconds(step["start"])}</td>'
+        f'<td class="number">{figures.seconds(step["seconds"])}</td></tr>'
+        for step in host["boot"]
+    )
+    head = '<th>Waited for</th><th class="number">Began</th><th class="number">Took</th>'
+    return (
+        '<div class="panel"><h3>From the new kernel\'s start to the restore</h3>'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n"
     )
 
 

@@ -96,6 +96,7 @@ _HOST: Dict[str, Check] = {
     "qemu": _pair,
     "boot_id": _pair,
     "phases": _list,
+    "boot": _list,
     "vms": _list,
     "warnings": _texts,
 }
@@ -130,6 +131,7 @@ def violations(report: Any) -> List[str]:
         found += wrong
         if not wrong:
             found += _objects(host["phases"], _PHASE, f"{where}.phases")
+            found += _objects(host["boot"], _PHASE, f"{where}.boot")
             found += _objects(host["vms"], _VM, f"{where}.vms")
     return found
 
