@@ -14,6 +14,8 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, facts, installation, srat
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import ONLY_QEMU
 
 GIB = 1 << 30
 NEW = "7.2.12+deb13-amd64"
@@ -293,6 +295,35 @@ def test_a_damaged_journal_is_a_fact_and_no_failure(tmp_path: Path) -> None:
     is_open, generation, error = collect._journal(tmp_path)
     assert (is_open, generation) == (True, "")
     assert "damaged" in error
+
+
+def over(state_dir: Path, number: int, seconds: float, only: str = "everything", *, restored: bool = True) -> None:
+    """A live update of one VM that has come to its end."""
+    vm = {"name": "db", "uuid": "u-db", "priority": 50, "treatment": "in_place", "reason": ""}
+    journal = open_journal(state_dir)
+    generation = f"g-2026112{number}T020000-ab12cd"
+    journal.record("begin", generation=generation, host="h", kernel={}, qemu="", boot_id="b", only=only, vms=[vm])
+    journal.record("suspending")
+    journal.record("vm_paused", uuid="u-db", was_paused=False, moment=100.0)
+    if restored:
+        journal.record("vm_saved", uuid="u-db", state_bytes=1, ram_bytes=1)
+        for event in ("suspended", "jumping", "arrived", "attached", "restoring"):
+            journal.record(event, **({"boot_id": "c", "kernel": "7.2"} if event == "arrived" else {}))
+        journal.record("vm_resuming", uuid="u-db")
+    journal.record("vm_resumed", uuid="u-db", moment=100.0 + seconds, qemu="11.1.3")
+    journal.record("restored" if restored else "aborted", reason="", qemu="11.1.3")
+    journal.archive()
+
+
+def test_the_last_jump_that_came_to_its_end_says_how_long_each_vm_was_paused(tmp_path: Path) -> None:
+    assert collect.past_pauses(tmp_path) == ()
+    over(tmp_path, 1, 90.0)
+    over(tmp_path, 2, 49.2)
+    over(tmp_path, 3, 18.0, ONLY_QEMU)
+    over(tmp_path, 4, 2.0, restored=False)
+    assert collect.past_pauses(tmp_path) == (facts.PastPause("u-db", 49.2),)
+    (tmp_path / "history/g-20261122T020000-ab12cd.jsonl").write_text("0000 {}\n")
+    assert collect.past_pauses(tmp_path) == (), "nothing is known of what is damaged"
 
 
 CPUINFO = """processor\t: 0

@@ -15,6 +15,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
     Disk,
     HostFacts,
     KernelFacts,
+    PastPause,
     PoolFacts,
     QemuFacts,
     RamBacking,
@@ -259,6 +260,29 @@ def test_what_is_worth_knowing_does_not_block(host: HostFacts, target: KernelFac
 )
 def test_only_vms_that_stay_in_place_are_judged(vm: VmFacts, decision: Decision) -> None:
     assert preflight.judge(HOST, [vm], TARGET, decisions=[decision]) == Verdict()
+
+
+LIMITED = Decision("db-1", "aaaa-1", Treatment.IN_PLACE, 50, "by rule 1", max_pause_s=30.0)
+
+
+@pytest.mark.parametrize(
+    ("decision", "past", "blocks", "warns"),
+    [
+        (LIMITED, (PastPause("aaaa-1", 49.2), PastPause("bbbb-1", 3.0)), {"pause-limit"}, set()),
+        (LIMITED, (PastPause("aaaa-1", 30.0), PastPause("bbbb-1", 90.0)), set(), set()),
+        (LIMITED, (PastPause("bbbb-1", 3.0),), set(), {"pause-unknown"}),
+        (LIMITED, (), set(), {"pause-unknown"}),
+        (replace(LIMITED, max_pause_s=None), (PastPause("aaaa-1", 49.2),), set(), set()),
+        (replace(LIMITED, treatment=Treatment.LIVE), (PastPause("aaaa-1", 49.2),), set(), set()),
+    ],
+)
+def test_a_vm_is_not_paused_for_longer_than_its_policy_says_when_that_is_known(
+    decision: Decision, past: tuple[PastPause, ...], blocks: set[str], warns: set[str]
+) -> None:
+    host = replace(HOST, past_pauses=past)
+    verdict = preflight.judge(host, [VM], TARGET, decisions=[decision])
+    assert (codes(verdict), warnings(verdict)) == (blocks, warns)
+    assert preflight.judge_renewal(host, [VM], [decision]) == Verdict(), "a jump's pause says nothing of it"
 
 
 def test_every_blocker_is_found_at_once_and_told() -> None:

@@ -20,8 +20,9 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tup
 from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PoolFacts, QemuFacts, VmFacts
+from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PastPause, PoolFacts, QemuFacts, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
+from .request import ONLY_QEMU
 from .resources import Region, Service
 
 ROOT = Path("/")
@@ -79,6 +80,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         journal_open=journal_open,
         journal_error=journal_error,
         journal_generation=journal_generation,
+        past_pauses=past_pauses(config.state_dir),
     )
 
 
@@ -346,6 +348,18 @@ def _journal(state_dir: Path) -> Tuple[bool, str, str]:
     except JournalError as error:
         return True, "", str(error)
     return current.state != "none", current.generation, ""
+
+
+def past_pauses(state_dir: Path) -> Tuple[PastPause, ...]:
+    """What the last live update that jumped and came to its end cost each VM; none when there was none."""
+    try:
+        over = (one for one in journal.finished(state_dir) if one.state == "restored")
+        last = next((one for one in over if one.view["only"] != ONLY_QEMU), None)
+    except JournalError:  # of a run that is over; what is damaged in one that is not, _journal tells
+        return ()
+    moments = ((vm["uuid"], vm.get("paused_at"), vm.get("resumed_at")) for vm in (last.vms if last else ()))
+    known = ((uuid, resumed - paused) for uuid, paused, resumed in moments if paused and resumed)
+    return tuple(PastPause(uuid, round(seconds, 1)) for uuid, seconds in known if seconds > 0)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,14 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class PastPause:
+    """How long the last live update with a jump paused a VM of this host."""
+
+    uuid: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
@@ -148,6 +156,7 @@ class HostFacts:
     journal_open: bool = False
     journal_error: str = ""
     journal_generation: str = ""
+    past_pauses: Tuple[PastPause, ...] = ()
 
 
 @dataclass(frozen=True)

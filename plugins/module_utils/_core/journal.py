@@ -195,8 +195,13 @@ def latest(state_dir: Path) -> Journal:
     current = open_journal(state_dir)
     if current.state != "none":
         return current
-    finished = sorted((state_dir / "history").glob("g-*.jsonl"))
-    return Journal.load(finished[-1]) if finished else current
+    return next(finished(state_dir), current)
+
+
+def finished(state_dir: Path) -> Iterator[Journal]:
+    """Journals in the history, the newest first."""
+    for path in sorted((state_dir / "history").glob("g-*.jsonl"), reverse=True):
+        yield Journal.load(path)
 
 
 def holds_suspended(state_dir: Path) -> bool:

@@ -49,6 +49,15 @@ class _Case:
     target: KernelFacts
     qemu: QemuFacts
     vms: tuple[VmFacts, ...]
+    decisions: tuple[Decision, ...] = ()
+
+    def pause_limit_s(self, vm: VmFacts) -> float | None:
+        """How long the VM's policy lets it stand still, None when it does not say."""
+        return next((one.max_pause_s for one in self.decisions if one.uuid == vm.uuid), None)
+
+    def past_pause_s(self, vm: VmFacts) -> float | None:
+        """How long the VM stood still in the last upgrade of this host, None when it took no part."""
+        return next((past.seconds for past in self.host.past_pauses if past.uuid == vm.uuid), None)
 
 
 _HostCheck = Callable[[_Case], Iterator[Blocker]]
@@ -69,7 +78,7 @@ def judge(
     ``target.cmdline`` is the command line that the new kernel will get. ``decisions`` are the policy's; a VM without
     one stays in place. ``qemu`` is the emulator that will restore, the installed one unless given. Raises nothing.
     """
-    case = _Case(host, target, qemu or host.qemu, _staying(vms, decisions))
+    case = _Case(host, target, qemu or host.qemu, _staying(vms, decisions), tuple(decisions))
     return Verdict(
         blockers=tuple(_findings(case, HOST_BLOCKERS, VM_BLOCKERS)),
         warnings=tuple(_findings(case, HOST_WARNINGS, VM_WARNINGS)),
@@ -567,6 +576,17 @@ def _no_autostart(vm: VmFacts, what: str, remedy: str, service: Service) -> Bloc
     return Blocker(f"{what.replace(' ', '-')}-no-autostart", f"{found}: {why}", remedy, vm.name)
 
 
+def _longer_than_allowed(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    limit, past = case.pause_limit_s(vm), case.past_pause_s(vm)
+    if limit is not None and past is not None and past > limit:
+        yield Blocker(
+            "pause-limit",
+            f"its policy lets it stand still for {limit:g} s, and the last upgrade of this host took {past:g} s of it",
+            "let it be moved away (treatments: [live], and a plan of the fleet), or raise its max_pause_s",
+            vm.name,
+        )
+
+
 # --- worth knowing about a VM --------------------------------------------------------------------------------------
 
 
@@ -591,6 +611,17 @@ def _paused(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
     if vm.state == "paused":
         yield Blocker(
             "vm-paused", "it is paused now", "it will be paused afterwards too; resume it when you like", vm.name
+        )
+
+
+def _pause_unknown(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    limit = case.pause_limit_s(vm)
+    if limit is not None and case.past_pause_s(vm) is None:
+        yield Blocker(
+            "pause-unknown",
+            f"its policy lets it stand still for {limit:g} s, and it was never paused for an upgrade of this host",
+            "see what a plan predicts (holdfast plan), or upgrade a host first whose VMs can wait",
+            vm.name,
         )
 
 
@@ -651,13 +682,17 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _pool_room,
     _host_memory,
 )
-VM_BLOCKERS: tuple[_VmCheck, ...] = (_state, _ram, _devices, _disks, _machine, _tsc, _queues, _autostart)
+VM_BLOCKERS: tuple[_VmCheck, ...] = (
+    *(_state, _ram, _devices, _disks, _machine, _tsc, _queues, _autostart),
+    _longer_than_allowed,
+)
 HOST_WARNINGS: tuple[_HostCheck, ...] = (_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known)
-VM_WARNINGS: tuple[_VmCheck, ...] = (_paused, _cpu_may_change, _definition, _watched, _late_disks)
+VM_WARNINGS: tuple[_VmCheck, ...] = (_paused, _pause_unknown, _cpu_may_change, _definition, _watched, _late_disks)
 # These matter only to a host that jumps and boots.
 OF_THE_JUMP = frozenset(
     (
         *(_kexec, _locked_down, _target_installed, _pool_kept, _kaslr_overflow, _host_memory, _autostart),
+        *(_longer_than_allowed, _pause_unknown),
         *(_signature, _target_unchanged, _kaslr_on, _late_disks),
     )
 )
