@@ -27,6 +27,7 @@ PHASE_COLOURS = {
     "libvirt": "white",
     "restore": "green",
 }
+LONGEST_WAITS = 3
 # What stands beside the bars: name, pause, RAM, state, mark and the gaps between them.
 _BESIDE = 66
 Segment = tuple[float, float, str, str]
@@ -50,6 +51,8 @@ def _host(host: Mapping[str, Any], cells: int) -> list[RenderableType]:
     if picture:
         parts.append(_phases(picture, cells))
         parts.append(_bars(picture, cells))
+    if host["boot"]:
+        parts.append(_waited_for(host["boot"]))
     parts += [Text(f"warning: {figures.printable(line)}", "yellow") for line in host["warnings"]]
     return parts
 
@@ -123,6 +126,13 @@ def _axis(picture: Timeline, cells: int) -> Text:
         if (not line or place > len(line)) and place + len(label) <= cells:
             line = line.ljust(place) + label
     return Text(line, "dim")
+
+
+def _waited_for(boot: Sequence[Mapping[str, Any]]) -> Text:
+    """What in the new kernel's boot took longest, in its order; the page has all of it."""
+    longest = sorted(boot, key=lambda step: -step["seconds"])[:LONGEST_WAITS]
+    told = (f"{figures.printable(step['name'])} {figures.seconds(step['seconds'])}" for step in boot if step in longest)
+    return Text(f"waited longest for: {', '.join(told)}", "dim")
 
 
 def _grid() -> Table:

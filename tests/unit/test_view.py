@@ -122,7 +122,10 @@ def test_chart_of_a_report_draws_a_bar_per_vm() -> None:
         "ram_verified": True,
     }
     entry = {"state": "restored", "vms": [vm], "phases": [{"name": "boot", "start": 11.0, "seconds": 7.0}]}
-    report = build_report("spring", "2026-11-21T02:03:04Z", [HostOutcome("hv1", entry), HostOutcome("hv2")])
+    waits = {"kernel and initrd": 3.1, "short.service": 0.2, "slow.service": 9.5, "libvirtd.service": 0.9}
+    boot = [{"name": name, "start": 0.0, "seconds": seconds} for name, seconds in waits.items()]
+    outcomes = [HostOutcome("hv1", entry, boot=boot), HostOutcome("hv2")]
+    report = build_report("spring", "2026-11-21T02:03:04Z", outcomes)
     console = Console(width=100, force_terminal=False)
     with console.capture() as capture:
         console.print(chart(report, 100))
@@ -130,6 +133,7 @@ def test_chart_of_a_report_draws_a_bar_per_vm() -> None:
     assert "░" in text
     assert "10.0 s" in text
     assert "boot 7.00 s" in text
+    assert "waited longest for: kernel and initrd 3.10 s, slow.service 9.50 s, libvirtd.service 0.90 s" in text
     assert "hv2  skipped" in text
     assert "\x1b" not in text
 
