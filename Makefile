@@ -14,11 +14,12 @@ BROKE_DOWN := 75
 AGAIN_WITHIN_S := 300
 # CPUs for the unit tests; 0: no process of their own.
 UNIT_CPUS := auto
+SITE := build/site
 LINK := build/collections/ansible_collections/holdfast/kvm
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test bench faults lint unit package awx lab-test molecule clean
+.PHONY: help setup demo test bench faults lint unit package awx lab-test molecule docs clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +76,15 @@ lab-test: setup ## a real upgrade of a lab hypervisor, seen from outside
 
 molecule: setup ## prepare a lab hypervisor by Molecule: converge, idempotence, verify
 	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test
+
+docs: setup ## the documentation as a site, into build/site/html
+	@$(BIN)/python -m pip install -qq --editable '.[docs]'
+	@rm -rf $(SITE) && mkdir -p $(SITE)/docs && cp -r docs/. $(SITE)/docs && cp README.md $(SITE) && cp CONTRIBUTING.md $(SITE)/docs
+	@mkdir -m 755 $(SITE)/docs/collection
+	@ANSIBLE_COLLECTIONS_PATH=build/collections antsibull-docs collection --use-current --squash-hierarchy --fail-on-error \
+		--no-add-antsibull-docs-version --dest-dir $(SITE)/docs/collection holdfast.kvm
+	@sphinx-build -q --fail-on-warning --keep-going $(SITE)/docs $(SITE)/html
+	@echo "$(SITE)/html/index.html"
 
 clean: ## stop the lab, remove what set-up, tests and builds made
 	@[ ! -d build/lab ] || [ ! -x $(BIN)/holdfast ] || $(BIN)/holdfast lab down
