@@ -15,7 +15,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect,
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import ONLY_QEMU
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import EVERYTHING, ONLY_QEMU
 
 GIB = 1 << 30
 NEW = "7.2.12+deb13-amd64"
@@ -297,7 +297,15 @@ def test_a_damaged_journal_is_a_fact_and_no_failure(tmp_path: Path) -> None:
     assert "damaged" in error
 
 
-def over(state_dir: Path, number: int, seconds: float, only: str = "everything", *, restored: bool = True) -> None:
+def over(
+    state_dir: Path,
+    number: int,
+    seconds: float,
+    only: str = EVERYTHING,
+    *,
+    restored: bool = True,
+    fell_back: bool = False,
+) -> None:
     """A live update of one VM that has come to its end."""
     vm = {"name": "db", "uuid": "u-db", "priority": 50, "treatment": "in_place", "reason": ""}
     journal = open_journal(state_dir)
@@ -307,8 +315,14 @@ def over(state_dir: Path, number: int, seconds: float, only: str = "everything",
     journal.record("vm_paused", uuid="u-db", was_paused=False, moment=100.0)
     if restored:
         journal.record("vm_saved", uuid="u-db", state_bytes=1, ram_bytes=1)
-        for event in ("suspended", "jumping", "arrived", "attached", "restoring"):
-            journal.record(event, **({"boot_id": "c", "kernel": "7.2"} if event == "arrived" else {}))
+        journal.record("suspended")
+        journal.record("jumping")
+        for back in range(1 + fell_back):
+            journal.record("arrived", boot_id=f"b{back}", kernel="7.2")
+            journal.record("attached")
+            if back < fell_back:
+                journal.record("falling_back", reason="unfit")
+        journal.record("restoring")
         journal.record("vm_resuming", uuid="u-db")
     journal.record("vm_resumed", uuid="u-db", moment=100.0 + seconds, qemu="11.1.3")
     journal.record("restored" if restored else "aborted", reason="", qemu="11.1.3")
@@ -321,6 +335,7 @@ def test_the_last_jump_that_came_to_its_end_says_how_long_each_vm_was_paused(tmp
     over(tmp_path, 2, 49.2)
     over(tmp_path, 3, 18.0, ONLY_QEMU)
     over(tmp_path, 4, 2.0, restored=False)
+    over(tmp_path, 5, 200.0, fell_back=True)
     assert collect.past_pauses(tmp_path) == (facts.PastPause("u-db", 49.2),)
     (tmp_path / "history/g-20261122T020000-ab12cd.jsonl").write_text("0000 {}\n")
     assert collect.past_pauses(tmp_path) == (), "nothing is known of what is damaged"

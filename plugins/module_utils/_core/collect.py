@@ -351,9 +351,12 @@ def _journal(state_dir: Path) -> Tuple[bool, str, str]:
 
 
 def past_pauses(state_dir: Path) -> Tuple[PastPause, ...]:
-    """What the last live update that jumped and came to its end cost each VM; none when there was none."""
+    """What the last live update that jumped and came to its end cost each VM; none when there was none.
+
+    One that fell back jumped twice, and says nothing of the next one.
+    """
     try:
-        over = (one for one in journal.finished(state_dir) if one.state == "restored")
+        over = (one for one in journal.finished(state_dir) if one.state == "restored" and not one.view["fell_back"])
         last = next((one for one in over if one.view["only"] != ONLY_QEMU), None)
     except JournalError:  # of a run that is over; what is damaged in one that is not, _journal tells
         return ()
