@@ -247,6 +247,17 @@ def test_after_its_deadline_it_stays(fleet: Fleet, tmp_path: Path) -> None:
     assert outcome.tries == 1
 
 
+def test_a_destination_that_takes_nothing_any_more_gets_nobody(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evacuation, "SILENT_LIMIT_S", 0.05)
+    fleet.stats = {"type": 2, "memory_iteration": 1, "memory_total": 100, "memory_processed": 40}
+    fleet.script = [fleet.until_aborted]
+    outcome = go(fleet, tmp_path)
+    assert (outcome.whereabouts, outcome.tries) == (Whereabouts.SOURCE, 1)
+    assert outcome.error.startswith("nothing was sent for")
+
+
 def test_who_cancels_it_keeps_the_vm_here(fleet: Fleet, tmp_path: Path) -> None:
     fleet.script = [fleet.until_aborted]
     move = fleet.move()

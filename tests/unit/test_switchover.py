@@ -110,3 +110,11 @@ def test_libvirts_figures_are_read_in_their_units() -> None:
 
 def test_before_there_are_figures_nothing_is_moved() -> None:
     assert switchover.read({}, 1.0).moved_percent == 0.0
+
+
+def test_a_migration_is_silent_from_the_last_byte_that_was_taken() -> None:
+    sent = [Sample(float(at), sent_bytes=count) for at, count in enumerate((0, 0, 10, 10, 20, 20, 20))]
+    assert switchover.silent_for_s([]) == 0.0
+    assert switchover.silent_for_s(sent[:2]) == 1.0
+    assert switchover.silent_for_s(sent[:5]) == 1.0, "since the look before, at which it was less"
+    assert switchover.silent_for_s(sent) == 3.0

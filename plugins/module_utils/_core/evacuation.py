@@ -33,6 +33,8 @@ LOOK_S = 0.5
 # Between two tries; and for how long both sides are asked until they agree.
 PAUSE_BETWEEN_TRIES_S = 5.0
 PROOF_LIMIT_S = 60.0
+# A destination whose network is gone closes no connection, and libvirt may hold on to it until TCP gives up.
+SILENT_LIMIT_S = 60.0
 PROGRESS_DIR = RUN_DIR / "migrations"
 
 
@@ -184,6 +186,10 @@ class Move:
             self._give_up("cancelled")
         elif not self.reason and now - self.began_at > self.wish.deadline_s:
             self._give_up(f"it did not end within {self.wish.deadline_s:.0f} s")
+        elif not self.reason and switchover.silent_for_s(self.samples) > SILENT_LIMIT_S:
+            self._give_up(
+                f"nothing was sent for {SILENT_LIMIT_S:.0f} s: see whether {self.wish.address} is still there"
+            )
         elif self.reason:
             # A job that only just begins may not hear the first word.
             self._abort()

@@ -35,7 +35,8 @@ class Sample:
     """One look at a migration. ``round`` counts from 1 while RAM is sent, 0 before (disks go first).
 
     ``expected_pause_s``: how long the guest would stand still if it were stopped at the beginning of this round, 0 when
-    QEMU does not know yet. ``throttle_percent``: by how much auto-converge slows the guest down.
+    QEMU does not know yet. ``throttle_percent``: by how much auto-converge slows the guest down. ``sent_bytes``: of
+    disks and RAM, pages that were sent again included, so it grows as long as anybody takes them.
     """
 
     at_s: float
@@ -48,6 +49,7 @@ class Sample:
     bytes_per_s: float = 0.0
     dirty_bytes_per_s: float = 0.0
     throttle_percent: int = 0
+    sent_bytes: int = 0
 
     @property
     def moved_percent(self) -> float:
@@ -101,6 +103,7 @@ def read(stats: Mapping[str, Any], at_s: float) -> Sample:
         bytes_per_s=float(number("memory_bps") or number("disk_bps")),
         dirty_bytes_per_s=float(number("memory_dirty_rate") * (number("memory_page_size") or 4096)),
         throttle_percent=number("auto_converge_throttle"),
+        sent_bytes=number("memory_processed") + number("disk_processed"),
     )
 
 
@@ -120,6 +123,15 @@ def advise(samples: Sequence[Sample], bounds: Bounds, allowed_s: float, allowed_
         return Advice(Act.WAIT if _still_slowing(judged) else Act.HOPELESS, best)
     relaxed = allowed_s * RELAXED if allowed_at_s is not None else 0.0
     return Advice(Act.ALLOW, min(max(best * CLOSE_TO_BEST, relaxed), bounds.longest_pause_s))
+
+
+def silent_for_s(samples: Sequence[Sample]) -> float:
+    """For how long nothing was sent, by the newest of ``samples``; 0 without any."""
+    if not samples:
+        return 0.0
+    newest = samples[-1]
+    same = next((one for one in reversed(samples) if one.sent_bytes != newest.sent_bytes), None)
+    return newest.at_s - (same.at_s if same else samples[0].at_s)
 
 
 def best_pause(samples: Sequence[Sample]) -> float:
