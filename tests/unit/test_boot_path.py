@@ -81,3 +81,13 @@ def test_units_that_wait_for_each_other_come_to_an_end() -> None:
 @pytest.mark.parametrize("shown", ["", SHOWN.replace("=35800000", "=0")])
 def test_a_boot_without_a_restore_has_no_path(shown: str) -> None:
     assert path(read_units(shown), 1) == []
+
+
+def test_systemd_is_asked_for_units_that_are_over_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: list[str]) -> str:
+        if "--value" in argv:
+            return "10710000\n"
+        return SHOWN if "--all" in argv else SHOWN.replace("Id=holdfast-restore.service", "")
+
+    monkeypatch.setattr(boot_path, "run", run)
+    assert [step.name for step in boot_path.look()][:1] == [boot_path.KERNEL]

@@ -44,7 +44,8 @@ class Step:
 def look() -> List[Step]:
     """The path of this boot, the kernel first; empty when VMs were not restored in it. Raises CommandFailed."""
     wanted = ["Id", "After", BEGAN, WAS_UP]
-    units = read_units(run(["systemctl", "show", f"--property={','.join(wanted)}", "*"]))
+    # All: the restore itself is over, and a unit that is not active is left out otherwise.
+    units = read_units(run(["systemctl", "show", "--all", f"--property={','.join(wanted)}", "*"]))
     userspace_us = int(run(["systemctl", "show", f"--property={USERSPACE}", "--value"]))
     return path(units, userspace_us)
 
