@@ -410,6 +410,23 @@ def test_a_boot_without_the_jump_loses_ram_and_only_those_start_that_may(
     assert open_journal(scene.config.state_dir).state == "none"
 
 
+def test_a_vm_that_may_restart_does_so_also_where_another_one_is_left_behind(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt's autostart, which used to do it where it was set, is not there after a jump."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.journal.record("vm_lost", uuid=WEB, error="its QEMU died")
+    scene.defined = [Guest(WEB, "shutoff")]
+    scene.defined[0].id = -1
+    scene.unrestorable = {DB}
+    requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=0))
+    with pytest.raises(HoldfastError, match="QEMU refuses its state"):
+        scene.recover()
+    assert scene.defined[0].started
+    assert states(open_journal(scene.config.state_dir)) == {"db": "failed", "web": "restarted"}
+
+
 def test_only_a_vm_that_waits_can_be_given_up(scene: Scene) -> None:
     scene.saved()
     with pytest.raises(HoldfastError, match="no VM ghost waits on this host -- waiting: db, web"):

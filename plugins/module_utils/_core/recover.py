@@ -244,6 +244,8 @@ def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     if left:
         told = "; ".join(part for part in (reason, "not brought back: " + "; ".join(left)) if part)
         journal.record("failed", reason=told)
+        # Those whose RAM is gone do not wait for the ones that are left.
+        _restart_lost(journal)
         raise HoldfastError(told, "their RAM and state are kept: mend the cause, then run holdfast-agent recover")
     lost = [vm["name"] for vm in journal.vms if vm["state"] == "lost"]
     versions = sorted({vm.get("qemu", "") for vm in journal.vms})
