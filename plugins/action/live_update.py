@@ -20,6 +20,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import pause_s
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import one_line
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import EVERYTHING, ONLY_QEMU
 from ansible_collections.holdfast.kvm.plugins.plugin_utils import _progress
@@ -279,8 +280,9 @@ def news(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 def vm_news(vm: dict[str, Any]) -> str:
     line = f"{vm.get('name')} {vm.get('state')}"
-    if vm.get("state") == "resumed" and vm.get("paused_at") and vm.get("resumed_at"):
-        return f"{line} after {vm['resumed_at'] - vm['paused_at']:.1f} s"
+    seconds = pause_s(vm)
+    if vm.get("state") == "resumed" and seconds is not None:
+        return f"{line} after {seconds:.1f} s"
     return f"{line}: {vm['error']}" if vm.get("error") else line
 
 

@@ -360,9 +360,8 @@ def past_pauses(state_dir: Path) -> Tuple[PastPause, ...]:
         last = next((one for one in over if one.view["only"] != ONLY_QEMU), None)
     except JournalError:  # of a run that is over; what is damaged in one that is not, _journal tells
         return ()
-    moments = ((vm["uuid"], vm.get("paused_at"), vm.get("resumed_at")) for vm in (last.vms if last else ()))
-    known = ((uuid, resumed - paused) for uuid, paused, resumed in moments if paused and resumed)
-    return tuple(PastPause(uuid, round(seconds, 1)) for uuid, seconds in known if seconds > 0)
+    known = ((vm["uuid"], journal.pause_s(vm)) for vm in (last.vms if last else ()))
+    return tuple(PastPause(uuid, round(seconds, 1)) for uuid, seconds in known if seconds is not None)
 
 
 @dataclass(frozen=True)

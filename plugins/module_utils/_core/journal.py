@@ -204,6 +204,12 @@ def finished(state_dir: Path) -> Iterator[Journal]:
         yield Journal.load(path)
 
 
+def pause_s(vm: Mapping[str, Any]) -> Optional[float]:
+    """How long a VM of a journal's view stood still, in seconds by the host's clock; None when that is not known."""
+    paused, resumed = vm.get("paused_at"), vm.get("resumed_at")
+    return resumed - paused if paused and resumed and resumed >= paused else None
+
+
 def holds_suspended(state_dir: Path) -> bool:
     """Whether a journal in flight holds a VM whose only RAM is in the pool. A damaged journal may: so True."""
     try:

@@ -85,11 +85,8 @@ def _generation(view: Mapping[str, Any]) -> List[str]:
     labels = {"generation": str(view["generation"])}
     for software in ("kernel", "qemu"):
         labels.update({f"{software}_{end}": str(view[software].get(end, "")) for end in ("from", "to")})
-    pauses = [
-        (_names(vm), vm["resumed_at"] - vm["paused_at"])
-        for vm in view["vms"]
-        if vm.get("paused_at") and vm.get("resumed_at", 0.0) >= vm["paused_at"]
-    ]
+    known = ((vm, journal.pause_s(vm)) for vm in view["vms"])
+    pauses = [(_names(vm), seconds) for vm, seconds in known if seconds is not None]
     return [
         _family("holdfast_generation_info", "The newest live update.", [(labels, 1)]),
         _family("holdfast_vm_pause_seconds", "How long a VM was paused in the newest live update.", pauses),
