@@ -1,20 +1,26 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a lab host is told of its network: all on one cable, only the first one's bridge leads out."""
+"""What a lab host is made of: its network, on one cable with the others, and its firmware."""
 
 from __future__ import annotations
 
 import configparser
+import struct
+from dataclasses import replace
 from pathlib import Path
 
-from holdfast.lab import hosts
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+from holdfast.lab import hosts, image, up
 from holdfast.lab.hosts import Forward, Host
 
 
 def host(name: str, folder: Path, number: int) -> Host:
     forwards = (Forward("ssh", "10.0.2.15", 22, 2200 + number),)
-    return Host(name, 0, "tcg", 2048, 2, str(folder), "key", forwards, f"192.168.77.{number}")
+    address = f"192.168.77.{number}"
+    return Host(name, 0, "tcg", 2048, 2, str(folder), "key", forwards=forwards, peer_address=address)
 
 
 def networks(name: str, folder: Path, number: int) -> dict[str, configparser.SectionProxy]:
@@ -42,3 +48,25 @@ def test_the_second_host_dials_the_cable_that_the_first_one_offers(tmp_path: Pat
     assert "server=on" in cables[0]
     assert "server=off" in cables[1]
     assert cables[0].split("mac=")[1] != cables[1].split("mac=")[1]
+
+
+def test_a_uefi_host_keeps_the_firmwares_variables_for_itself(tmp_path: Path) -> None:
+    plain = host("hv1", tmp_path / "hv1", 1)
+    by_uefi = replace(plain, firmware="uefi", uefi_code="/cache/uefi-code.fd")
+    flash = [word for word in hosts._arguments(by_uefi, 1, 1) if "if=pflash" in word]
+    assert ["readonly=on" in word for word in flash] == [True, False]
+    assert f"file={tmp_path}/hv1/uefi-variables.fd" in flash[1]
+    assert not [word for word in hosts._arguments(plain, 1, 1) if "if=pflash" in word]
+
+
+def test_root_and_esp_lie_side_by_side_up_to_the_end_of_the_disk() -> None:
+    table = image._partition_table()
+    (root, root_sectors), (esp, esp_sectors) = (struct.unpack_from("<II", table, at + 8) for at in (0, 16))
+    assert len(table) == 64
+    assert root + root_sectors == esp
+    assert (esp + esp_sectors) * image.SECTOR == image.DISK_BYTES
+
+
+def test_an_unknown_firmware_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no firmware coreboot"):
+        up.up(tmp_path, up.Wish(firmware="coreboot"))

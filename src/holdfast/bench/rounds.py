@@ -215,7 +215,13 @@ def describe(plan: Plan, rig: Rig) -> dict[str, Any]:
     engine = emulator.accelerator()
     return {
         "accelerator": {"name": engine.name, "why": engine.why},
-        "host": {"ram_mib": plan.host_mib, "cpus": rig.host.cpus, "pool_mib": plan.pool_mib, "cmdline": cmdline},
+        "host": {
+            "firmware": rig.host.firmware,
+            "ram_mib": plan.host_mib,
+            "cpus": rig.host.cpus,
+            "pool_mib": plan.pool_mib,
+            "cmdline": cmdline,
+        },
         "guest": {"ram_mib": plan.guest.ram_mib, "cpus": 1},
         "kernel": kernel,
         "qemu": qemu,

@@ -20,6 +20,7 @@ from ..command import run
 from . import debian
 
 BINARY = "qemu-system-x86_64"
+BIOS, UEFI = FIRMWARE = ("bios", "uefi")
 OLDEST = (10, 0)
 # Without extended state: guests here do not need it, and emulation has to carry it through every exit of a guest.
 # Without instructions for cryptography, whose drivers test themselves at each boot, and without the guard around the
@@ -88,15 +89,40 @@ def cpus(accelerator_name: str) -> int:
     return 1 if accelerator_name == "tcg" else 2
 
 
-def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int) -> list[str]:
-    """Machine, CPU and RAM of a lab hypervisor; an AMD one under emulation, because TCG implements SVM."""
+def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int, nodes: int) -> list[str]:
+    """Machine, CPU and RAM of a lab hypervisor; an AMD one under emulation, because TCG implements SVM.
+
+    The RAM is divided among the NUMA nodes; CPUs beyond the first one too, so with one CPU all nodes but one have none.
+    """
     if accelerator_name == "kvm":
         engine = ["-accel", "kvm", "-cpu", "host"]
     else:
         engine = ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", EMULATED_CPU]
     # No graphics, disk controllers or ports that nobody uses: a kernel under emulation takes seconds to drive them.
     board = ["-M", "q35,sata=off,smbus=off", "-nodefaults", "-vga", "none"]
-    return [BINARY, *board, *engine, "-smp", str(cpus), "-m", f"{ram_mib}M"]
+    return [BINARY, *board, *engine, "-smp", str(cpus), "-m", f"{ram_mib}M", *_numa_arguments(ram_mib, cpus, nodes)]
+
+
+def _numa_arguments(ram_mib: int, cpus: int, nodes: int) -> list[str]:
+    if nodes == 1:
+        return []
+    words = []
+    for node in range(nodes):
+        words += ["-object", f"memory-backend-ram,id=node{node},size={ram_mib // nodes}M"]
+        words += ["-numa", f"node,nodeid={node},memdev=node{node}"]
+    return words + [word for cpu in range(cpus) for word in ("-numa", f"cpu,node-id={cpu % nodes},socket-id={cpu}")]
+
+
+def uefi_arguments(code: Path, variables: Path) -> list[str]:
+    """UEFI firmware that enforces Secure Boot, as servers come from their makers; ``variables`` is the host's own file.
+
+    The firmware keeps its keys from the operating system by way of system management mode.
+    """
+    flash = "if=pflash,format=raw"
+    return [
+        *("-global", "driver=cfi.pflash01,property=secure,value=on"),
+        *("-drive", f"{flash},unit=0,readonly=on,file={code}", "-drive", f"{flash},unit=1,file={variables}"),
+    ]
 
 
 def _codename() -> str:

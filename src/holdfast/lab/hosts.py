@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -48,6 +49,9 @@ class Host:
     cpus: int
     folder: str
     key: str
+    nodes: int = 1
+    firmware: str = emulator.BIOS
+    uefi_code: str = ""
     forwards: tuple[Forward, ...] = ()
     peer_address: str = ""
     started_at: float = field(default_factory=time.time)
@@ -120,7 +124,16 @@ def _host_from(entry: dict) -> Host:
 
 
 def start(
-    lab: Lab, name: str, image: HostImage, *, ram_mib: int, cpus: int, accel: str, forwards: Sequence[Forward]
+    lab: Lab,
+    name: str,
+    image: HostImage,
+    *,
+    ram_mib: int,
+    cpus: int,
+    nodes: int,
+    accel: str,
+    firmware: str,
+    forwards: Sequence[Forward],
 ) -> Lab:
     """Start a hypervisor from a fresh overlay of the image and put it on record. Returns at once."""
     folder = lab.folder / name
@@ -128,9 +141,23 @@ def start(
     disk = folder / "disk.qcow2"
     disk.unlink(missing_ok=True)
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, disk])
+    shutil.copy(image.uefi_variables, folder / "uefi-variables.fd")
     taken = [replace(each, local=_free_port()) for each in (Forward("ssh", "10.0.2.15", 22), *forwards)]
     number = _number(name)
-    host = Host(name, 0, accel, ram_mib, cpus, str(folder), str(image.key), tuple(taken), f"192.168.77.{number}")
+    host = Host(
+        name=name,
+        pid=0,
+        accel=accel,
+        ram_mib=ram_mib,
+        cpus=cpus,
+        nodes=nodes,
+        folder=str(folder),
+        key=str(image.key),
+        firmware=firmware,
+        uefi_code=str(image.uefi_code),
+        forwards=tuple(taken),
+        peer_address=f"192.168.77.{number}",
+    )
     _write_identity(host, number)
     _write_ssh_config(lab.folder, host, image)
     return power_on(lab, host)
@@ -191,9 +218,11 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
         for item in _identity(host, number)
         for word in ("-fw_cfg", f"name=opt/holdfast.lab/{item},file={folder}/{item}")
     ]
+    by_uefi = emulator.uefi_arguments(Path(host.uefi_code), Path(folder, "uefi-variables.fd"))
     # No ROMs to boot from the network with.
     return [
-        *emulator.machine_arguments(host.accel, host.ram_mib, cpus),
+        *emulator.machine_arguments(host.accel, host.ram_mib, cpus, host.nodes),
+        *(by_uefi if host.firmware == emulator.UEFI else ()),
         *("-name", host.name, "-uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, host.name))),
         *("-drive", f"file={folder}/disk.qcow2,if=virtio,cache=unsafe,discard=unmap,aio=threads"),
         *("-netdev", user, "-device", f"virtio-net-pci,netdev=uplink,mac={UPLINK_MAC},romfile="),

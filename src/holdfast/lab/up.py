@@ -15,11 +15,17 @@ from ..command import step
 from . import debian, emulator
 from .guests.definitions import GUESTS, GuestSpec, define_script, forwards
 from .guests.image import build_guest_image
-from .hosts import Forward, Host, Lab, on_host, start, stop, wait_until_usable
+from .hosts import Host, Lab, on_host, start, stop, wait_until_usable
 from .image import HostImage, build
 from .places import cache_dir
 
-PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "qemu-img": "qemu-utils", "ssh": "openssh-client"}
+PROGRAMS = {
+    "mmdebstrap": "mmdebstrap",
+    "mkfs.ext4": "e2fsprogs",
+    "mformat": "mtools",
+    "qemu-img": "qemu-utils",
+    "ssh": "openssh-client",
+}
 LARGEST_LAB = 2
 # What an operator would write into group_vars: how much RAM VMs get, and where the newer packages come from. A lab of
 # one host has nobody to migrate to; who wants certificates says so, and they stay in the lab's folder.
@@ -36,10 +42,12 @@ VARIABLES = {
 
 @dataclass(frozen=True)
 class Wish:
-    """What a lab shall be. Guests are defined on the first host only."""
+    """What a lab shall be, ``ram_mib`` and NUMA ``nodes`` of each host. Guests are defined on the first host only."""
 
     hosts: int = 1
     ram_mib: int = 5120
+    nodes: int = 1
+    firmware: str = emulator.UEFI
     guests: tuple[GuestSpec, ...] = GUESTS
 
 
@@ -55,6 +63,8 @@ def up(folder: Path, wish: Wish) -> Lab:
     """Start the hosts that do not run yet, define the guests, write the inventory. Can be run again at any time."""
     if not 1 <= wish.hosts <= LARGEST_LAB:
         raise BadInput(f"a lab of {wish.hosts} hosts is not possible", f"ask for 1 to {LARGEST_LAB}")
+    if wish.firmware not in emulator.FIRMWARE:
+        raise BadInput(f"a lab host has no firmware {wish.firmware}", f"ask for {' or '.join(emulator.FIRMWARE)}")
     image = prepare_images()
     lab = Lab.load(folder)
     for number in range(1, wish.hosts + 1):
@@ -69,9 +79,17 @@ def _up_one(lab: Lab, name: str, image: HostImage, wish: Wish) -> Lab:
         return lab
     ours = wish.guests if name == "hv1" else ()
     engine = emulator.accelerator()
-    ports: tuple[Forward, ...] = forwards(ours)
-    cpus = emulator.cpus(engine.name)
-    lab = start(lab, name, image, ram_mib=wish.ram_mib, cpus=cpus, accel=engine.name, forwards=ports)
+    lab = start(
+        lab,
+        name,
+        image,
+        ram_mib=wish.ram_mib,
+        cpus=emulator.cpus(engine.name),
+        nodes=wish.nodes,
+        accel=engine.name,
+        firmware=wish.firmware,
+        forwards=forwards(ours),
+    )
     with step(f"{name} boots ({engine.name}: {engine.why})"):
         usable_after_s = wait_until_usable(lab.host(name))
     lab = lab.with_host(replace(lab.host(name), usable_after_s=usable_after_s))

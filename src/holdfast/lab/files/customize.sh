@@ -94,7 +94,7 @@ printf 'LABEL=lab-root / ext4 rw,noatime 0 1\n' > /etc/fstab
 # Empty, not "uninitialized": a host that gets its identity, not one that is set up for the first time.
 : > /etc/machine-id
 
-# GRUB for a BIOS machine. grub-mkconfig cannot find a root device in here, so the first menu is written by hand;
+# GRUB for a BIOS machine; for UEFI the signed one is taken as it is. grub-mkconfig cannot find a root device in here, so the first menu is written by hand;
 # the first update-grub on the running host replaces it.
 mkdir -p /boot/grub/i386-pc
 cp /usr/lib/grub/i386-pc/*.mod /usr/lib/grub/i386-pc/*.lst /boot/grub/i386-pc/
@@ -111,6 +111,12 @@ GRUB_TERMINAL=console
 GRUB_DISABLE_OS_PROBER=true
 GRUB_DISABLE_LINUX_UUID=true
 GRUB_DISABLE_SUBMENU=true
+END
+# What GRUB reads first when UEFI starts it: where its real configuration is.
+cat > /boot/grub/esp.cfg <<'END'
+search.fs_label lab-root root
+set prefix=($root)/boot/grub
+configfile $prefix/grub.cfg
 END
 kernel=$(ls /boot/vmlinuz-* | sort -V | tail -1)
 cat > /boot/grub/grub.cfg <<END
