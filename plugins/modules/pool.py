@@ -13,7 +13,7 @@ version_added: 0.1.0
 description:
   - Keeps RAM out of the kernel's allocator from the next boot on, with C(memmap=) and C(nokaslr) on the command line of
     every installed and every future kernel (Debian's GRUB, a file in C(/etc/default/grub.d)).
-  - Chooses the region from the firmware's memory map. A pool that fits the wish already stays where it is.
+  - Chooses the regions from the firmware's memory map. A pool that fits the wish already stays where it is.
   - Keeps RAM for a crash kernel as well (C(crashkernel=)), in which the old kernel takes over, with the VMs, when a new
     one panics or hangs right after a live update.
   - Writes the agent's configuration, C(/etc/holdfast/agent.json), and sets C(memory_backing_dir) in
@@ -31,19 +31,19 @@ options:
   regions:
     description:
       - RAM wanted, per NUMA node. Required when O(state=present).
-      - A pool of the present kind is one region, so one entry; more are refused.
+      - Several regions are joined to one pool. A VM whose definition binds its memory to NUMA nodes gets its RAM there.
     type: list
     elements: dict
     suboptions:
       size:
         description:
-          - Like C(1536M), C(2G), or C(50%) of the host's RAM; binary suffixes, a multiple of 2 MiB.
+          - Like C(1536M), C(2G), or C(50%) of the node's RAM; binary suffixes, a multiple of 2 MiB.
         type: str
         required: true
       node:
-        description: NUMA node to take it from.
-        type: int
-        default: 0
+        description: NUMA node to take it from; V(all) for as much from every one.
+        type: str
+        default: "0"
       start:
         description:
           - Physical address, like C(0x100000000) or C(4G). Chosen when left out, which is nearly always right.
@@ -53,12 +53,6 @@ options:
       - RAM that must be left for the host itself, like C(4G). When left out, 2 GiB or 5 % of the host's RAM, whichever
         is more.
     type: str
-  device:
-    description:
-      - Block device that the kernel makes of the region. Another one only where the host has persistent memory of its
-        own.
-    type: path
-    default: /dev/pmem0
   crash_kernel:
     description:
       - RAM kept for that. V(auto) computes it from the pool, the CPUs and the initrd; it leaves it out, with the
@@ -93,6 +87,12 @@ EXAMPLES = r"""
     regions:
       - size: 24G
   register: pool
+
+- name: Keep 80 % of the RAM of every NUMA node
+  holdfast.kvm.pool:
+    regions:
+      - size: 80%
+        node: all
 
 - name: Boot with it
   ansible.builtin.reboot:
@@ -147,7 +147,7 @@ refused:
   sample: true
 """
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -155,15 +155,18 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect,
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import config as configuration
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.crash_area import CrashArea
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import plain
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.grub import arguments_of
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import (
     PoolWish,
+    nodes_with_ram,
     parse_size,
     size_text,
     total_ram,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.reservation import Files, Wish
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 ARGUMENTS: Dict[str, Any] = {
@@ -173,27 +176,41 @@ ARGUMENTS: Dict[str, Any] = {
         "elements": "dict",
         "options": {
             "size": {"type": "str", "required": True},
-            "node": {"type": "int", "default": 0},
+            "node": {"type": "str", "default": "0"},
             "start": {"type": "str"},
         },
     },
     "host_reserve": {"type": "str"},
-    "device": {"type": "path", "default": "/dev/pmem0"},
     "crash_kernel": {"type": "str", "default": "auto"},
     "metrics_dir": {"type": "str", "default": str(configuration.METRICS_DIR)},
 }
 
 
-def read_wish(params: Dict[str, Any], total_bytes: int) -> Wish:
-    """The caller's options. Raises BadInput for a size that cannot be read."""
-    wishes = [
-        PoolWish(parse_size(one["size"], total_bytes=total_bytes), one["node"], read_address(one["start"]))
+def read_wish(params: Dict[str, Any], firmware: Sequence[Region]) -> Wish:
+    """The caller's options, on a host with this RAM. Raises BadInput for one that cannot be read."""
+    wishes = tuple(
+        PoolWish(parse_size(one["size"], total_bytes=ram_of(node, firmware)), node, read_address(one["start"]))
         for one in params["regions"] or []
-    ]
+        for node in read_nodes(one["node"], firmware)
+    )
     reserve = params["host_reserve"]
-    reserve_bytes = parse_size(reserve, total_bytes=total_bytes) if reserve else None
+    reserve_bytes = parse_size(reserve, total_bytes=total_ram(firmware)) if reserve else None
     metrics_dir = configuration.directory_or_none(params["metrics_dir"])
-    return Wish(tuple(wishes), reserve_bytes, params["device"], params["crash_kernel"], metrics_dir)
+    return Wish(wishes, reserve_bytes, params["crash_kernel"], metrics_dir)
+
+
+def read_nodes(text: str, firmware: Sequence[Region]) -> Sequence[int]:
+    """``1``, or every node with RAM for ``all``. Raises BadInput."""
+    if text == "all":
+        return nodes_with_ram(firmware)
+    if not text.isdecimal():
+        raise BadInput(f"{text!r} is no NUMA node", "name it by its number, or all of them with: all")
+    return (int(text),)
+
+
+def ram_of(node: int, firmware: Sequence[Region]) -> int:
+    """Bytes of System RAM of a node."""
+    return total_ram([entry for entry in firmware if entry.node == node])
 
 
 def read_address(text: str | None) -> int | None:
@@ -225,7 +242,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     reservation.check_kernel(running)
     firmware, crash = collect.firmware_map(), CrashArea()
     if module.params["state"] == "present":
-        wish = read_wish(module.params, total_ram(firmware))
+        wish = read_wish(module.params, firmware)
         wanted = reservation.wanted_config(current, firmware, wish)
         crash = reservation.wanted_crash_area(before, wanted, firmware, wish)
         after = reservation.with_pool(before, wanted, crash)

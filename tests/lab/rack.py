@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -84,6 +85,17 @@ class Rack:
     def on_host(self, script: str) -> str:
         """Run a shell script on the hypervisor."""
         return hosts.on_host(self.host, script)
+
+    def pool(self) -> dict[str, Any]:
+        """The pool, as the agent's configuration says."""
+        found: dict[str, Any] = json.loads(self.on_host("cat /etc/holdfast/agent.json"))["pool"]
+        return found
+
+    def ram_extents(self, name: str) -> list[tuple[int, int]]:
+        """Where the RAM of a running guest lies on the pool's device, and how much of it, in bytes."""
+        lines = self.on_host(f"filefrag -e -b1 /var/lib/holdfast/pool/libvirt/qemu/*-{name}/pc.ram").splitlines()
+        extents = [re.split(r"[:.]+", line) for line in lines if re.match(r"\s*\d+:", line)]
+        return [(int(words[3]), int(words[5])) for words in extents]
 
     def journal(self) -> dict[str, Any]:
         """The host's newest journal, as its agent prints it."""

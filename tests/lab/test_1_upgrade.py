@@ -19,6 +19,7 @@ from holdfast.lab.guests.observer import compare
 from holdfast.lab.hosts import Host
 
 BOOT_LIMIT_S = 60.0
+UEFI_RAM_BYTES = 256 << 20
 # Device state, and for the UEFI guest its flash; RAM would be 192 MiB at least.
 LARGEST_STATE_BYTES = 8 << 20
 # The host's clock restarts from a battery clock that counts whole seconds.
@@ -69,6 +70,14 @@ def test_a_policy_for_a_vm_that_does_not_exist_touches_nothing(watch: scene.Watc
     assert done.status in (2, 3)
     assert "db7" in done.text
     assert prepared.journal()["state"] == "none"
+
+
+def test_a_guest_that_is_bound_to_a_numa_node_has_its_ram_there(watch: scene.Watch, prepared: Rack) -> None:
+    """Of the pool's two regions, joined in this order, the second one is node 1's."""
+    border, _ = (region["size"] for region in prepared.pool()["regions"])
+    places = prepared.ram_extents("uefi1")
+    assert sum(length for _, length in places) >= UEFI_RAM_BYTES
+    assert min(place for place, _ in places) >= border
 
 
 def test_kernel_and_qemu_change_and_every_guest_carries_on(

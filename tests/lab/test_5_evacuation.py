@@ -31,7 +31,7 @@ pytestmark = pytest.mark.faults
 
 # The second host is a refuge: room for the pool of the two guests that come.
 REFUGE = (
-    *("-e", "prepare_pool_size=768M", "-e", "prepare_host_reserve=1G"),
+    *("-e", "prepare_pool_size=384M", "-e", "prepare_host_reserve=1G"),
     *("-e", "prepare_crash_kernel=none", "-e", "prepare_reboot_ok=true"),
 )
 TLS = ("-e", "prepare_tls=managed")

@@ -97,7 +97,7 @@ def called(monkeypatch: pytest.MonkeyPatch, known: config.Config, check_mode: bo
 
 
 def prepared(state_dir: Path) -> config.Config:
-    return config.Config(config.PoolConfig("fsdax", "/dev/pmem0", state_dir / "pool", ()), state_dir)
+    return config.Config(config.PoolConfig("fsdax", state_dir / "pool", ()), state_dir)
 
 
 def holder_of(one: Holder) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import 
 
 GIB = 1 << 30
 NEW = "7.2.12+deb13-amd64"
-POOL = PoolConfig("fsdax", "/dev/pmem0", Path("/var/lib/holdfast/pool"), (facts.Region(4 * GIB, GIB, node=1),))
+POOL = PoolConfig("fsdax", Path("/var/lib/holdfast/pool"), (facts.Region(4 * GIB, GIB, node=1),))
 
 
 def write(root: Path, path: str, text: str | bytes) -> None:
@@ -115,7 +115,7 @@ class TestPool:
 
     @pytest.mark.parametrize(("options", "dax"), [("rw,dax=always", True), ("rw", False)])
     def test_mounted_and_with_dax_are_two_things(self, tmp_path: Path, options: str, dax: bool) -> None:
-        pool = PoolConfig("fsdax", "/dev/pmem0", tmp_path, POOL.regions)
+        pool = PoolConfig("fsdax", tmp_path, POOL.regions)
         write(tmp_path, "proc/self/mountinfo", f"9 2 259:0 / {tmp_path} rw - ext4 /dev/pmem0 {options}\n")
         found = collect.pool_facts(Config(pool), "", tmp_path)
         assert (found.mounted, found.dax) == (True, dax)
@@ -267,7 +267,7 @@ class TestVms:
 
         monkeypatch.setattr(collect.monitor, "execute", answer)
         write(tmp_path, "libvirt/qemu/3-db1/pc.ram", "")
-        (vm,) = collect.vm_facts(hypervisor, Config(PoolConfig("fsdax", "", tmp_path, ())))
+        (vm,) = collect.vm_facts(hypervisor, Config(PoolConfig("fsdax", tmp_path, ())))
         assert (vm.ram_files_present, vm.migration_blockers) == (("pc.ram",), ("a device",))
         assert (vm.qemu_version, vm.oversized_queues) == ("10.0.13", ("virtio-blk (1024, not 256)",))
 

@@ -130,6 +130,36 @@ def test_discarded_ram_is_seen(top: str) -> None:
     assert domain.vm_facts(vm(top=top)).ram_discard
 
 
+@pytest.mark.parametrize(
+    ("words", "nodes"),
+    [
+        ("", ()),
+        ("<memory nodeset='1'/>", (1,)),
+        ("<memory mode='strict' nodeset='0-3,^1'/>", (0, 2, 3)),
+        ("<memory mode='restrictive' nodeset=' 1, 3'/>", (1, 3)),
+        ("<memory mode='preferred' nodeset='1'/>", ()),
+        ("<memory mode='strict' placement='auto'/>", ()),
+        ("<memnode cellid='0' nodeset='1'/>", ()),
+    ],
+)
+def test_ram_is_bound_where_numatune_says_so(words: str, nodes: tuple[int, ...]) -> None:
+    (file,) = domain.vm_facts(vm(top=f"<numatune>{words}</numatune>")).ram_files
+    assert file.nodes == nodes
+
+
+def test_each_numa_cell_is_bound_on_its_own_or_as_the_whole_vm() -> None:
+    cells = "".join(f"<cell id='{number}' memory='1' unit='GiB'/>" for number in range(3))
+    bound = "<memory nodeset='2'/><memnode cellid='0' nodeset='1'/><memnode cellid='1' mode='preferred' nodeset='1'/>"
+    files = domain.vm_facts(vm(top=f"<cpu><numa>{cells}</numa></cpu><numatune>{bound}</numatune>")).ram_files
+    assert [file.nodes for file in files] == [(1,), (), (2,)]
+
+
+@pytest.mark.parametrize("nodeset", ["one", "1-", "0-99999", "^", "1;2"])
+def test_a_set_of_nodes_that_is_none_is_refused(nodeset: str) -> None:
+    with pytest.raises(BadInput, match="not a set of NUMA nodes"):
+        domain.vm_facts(vm(top=f"<numatune><memory nodeset='{nodeset}'/></numatune>"))
+
+
 def test_each_numa_cell_has_its_own_ram_file() -> None:
     cells = "<cell id='0' memory='1' unit='GiB'/><cell id='1' memory='1048576'/><cell id='2' memory='0'/>"
     facts = domain.vm_facts(vm(top=f"<cpu><numa>{cells}</numa></cpu>"))

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import fsdax
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import fsdax, placement, pmem
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.pool import Content
@@ -29,7 +31,7 @@ class Host:
         self.root = root
         self.commands: list[str] = []
         self.suspended = False
-        self.config = PoolConfig("fsdax", "/dev/pmem0", root / "pool", (REGION,))
+        self.config = PoolConfig("fsdax", root / "pool", (REGION,))
         self.pool = fsdax.FsdaxPool(self.config, root / "state", root)
         self.write("proc/cmdline", "root=/dev/vda1 memmap=0x40000000!0x100000000 nokaslr\n")
         self.write("proc/self/mountinfo", "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n")
@@ -73,6 +75,7 @@ class Host:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     found = Host(tmp_path)
     monkeypatch.setattr(fsdax, "run", found.run)
+    monkeypatch.setattr(pmem, "run", found.run)
     monkeypatch.setattr(fsdax, "holds_suspended", lambda _state_dir: found.suspended)
     return found
 
@@ -87,10 +90,10 @@ def test_the_arguments_reserve_the_region_and_keep_the_kernel_out(host: Host) ->
     assert host.pool.reserve() == ("memmap=0x40000000!0x100000000", "nokaslr")
 
 
-def test_more_than_one_region_is_refused(host: Host) -> None:
-    two = PoolConfig("fsdax", "/dev/pmem0", host.root / "pool", (REGION, Region(8 * GIB, GIB)))
-    with pytest.raises(HoldfastError, match="one region, not 2"):
-        fsdax.FsdaxPool(two, host.root).reserve()
+def test_regions_of_several_nodes_are_one_list(host: Host) -> None:
+    two = PoolConfig("fsdax", host.root / "pool", (REGION, Region(8 * GIB, GIB, node=1)))
+    arguments = fsdax.FsdaxPool(two, host.root).reserve()
+    assert arguments == ("memmap=0x40000000!0x100000000,0x40000000!0x200000000", "nokaslr")
 
 
 class TestAttach:
@@ -126,17 +129,14 @@ class TestAttach:
         assert host.commands == []
 
     @pytest.mark.parametrize(("start", "size"), [(8 * GIB, GIB), (4 * GIB, 2 * GIB)])
-    def test_never_formats_somebody_elses_device(self, host: Host, start: int, size: int) -> None:
+    def test_never_formats_somebody_elses_device(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch, start: int, size: int
+    ) -> None:
         host.region(start, size)
-        with pytest.raises(HoldfastError, match="lies at"):
+        monkeypatch.setattr(pmem, "DEVICE_TIMEOUT_S", 0.0)
+        with pytest.raises(HoldfastError, match="no device at 0x100000000-0x13fffffff"):
             host.pool.attach(Content.FRESH)
         assert host.commands == ["modprobe"]
-
-    def test_an_absent_device_is_named(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-        (host.root / "dev/pmem0").unlink()
-        monkeypatch.setattr(fsdax, "DEVICE_TIMEOUT_S", 0.0)
-        with pytest.raises(HoldfastError, match="no /dev/pmem0"):
-            host.pool.attach(Content.FRESH)
 
     def test_directories_let_an_unprivileged_qemu_pass(self, mounted: Host) -> None:
         for name in ("", "libvirt", "libvirt/qemu"):
@@ -216,6 +216,31 @@ class TestVms:
         with pytest.raises(VmError, match=r"it needs 8192 bytes of RAM, the pool has .* free"):
             mounted.pool.reserve_vm(3, "db1", RAM)
         assert list(live.iterdir()) == []
+
+    def test_ram_of_a_node_that_the_pool_has_not_forbids_the_start(self, mounted: Host) -> None:
+        live = mounted.start(3, "db1")
+        with pytest.raises(VmError, match="bound to NUMA node 1, and the pool has RAM of 0 only"):
+            mounted.pool.reserve_vm(3, "db1", (RamFile("pc.ram", 8192, nodes=(1,)),))
+        assert list(live.iterdir()) == []
+
+    def test_ram_is_allocated_while_all_that_is_free_elsewhere_is_held(
+        self, mounted: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[object] = []
+
+        @contextmanager
+        def only_within(wanted: object, ballast: Path) -> Iterator[None]:
+            told.append((wanted, ballast))
+            yield
+            told.append([path.name for path in live.iterdir()])
+
+        monkeypatch.setattr(placement, "only_within", only_within)
+        regions = (REGION, Region(8 * GIB, GIB, node=1))
+        pool = fsdax.FsdaxPool(PoolConfig("fsdax", mounted.root / "pool", regions), mounted.root, mounted.root)
+        live = mounted.start(3, "db1")
+        pool.reserve_vm(3, "db1", (RamFile("ram-node0", 8192), RamFile("ram-node1", 8192, nodes=(1,))))
+        ballast = mounted.root / "pool/holdfast/ballast"
+        assert told == [(((GIB, 2 * GIB),), ballast), ["ram-node0", "ram-node1"]]
 
     def test_no_start_while_the_pool_is_not_mounted(self, host: Host) -> None:
         host.start(3, "db1")

@@ -116,7 +116,7 @@ class Host:
     @property
     def config(self) -> Config:
         region = Region(4 * GIB, 1536 * MIB)
-        return Config(PoolConfig("fsdax", "/dev/pmem0", self.folder / "pool", (region,)), self.state_dir)
+        return Config(PoolConfig("fsdax", self.folder / "pool", (region,)), self.state_dir)
 
     @property
     def oopses_are_fatal(self) -> bool:

@@ -26,7 +26,7 @@ def config_with(state_dir: Path, *events: str, may_restart: bool = False) -> Con
     current.record("begin", generation="g-1", host="hv1", kernel=kernel, qemu="10", boot_id="old", vms=[vm])
     for event in events:
         current.record(event, uuid=UUID)
-    return Config(PoolConfig("fsdax", "/dev/pmem0", state_dir / "pool", ()), state_dir)
+    return Config(PoolConfig("fsdax", state_dir / "pool", ()), state_dir)
 
 
 def starts(config: Config) -> None:

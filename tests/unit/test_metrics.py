@@ -218,7 +218,7 @@ def test_a_boot_publishes_unless_vms_are_about_to_be_restored(
 
 
 def test_the_configuration_names_the_directory_or_none(tmp_path: Path) -> None:
-    pool = config.PoolConfig("fsdax", "/dev/pmem0", Path("/p"), ())
+    pool = config.PoolConfig("fsdax", Path("/p"), ())
     path = tmp_path / "agent.json"
     for wanted in (Path("/srv/metrics"), None):
         written = Config(pool, metrics_dir=wanted)

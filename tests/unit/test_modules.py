@@ -177,7 +177,7 @@ class TestPool:
             ({"regions": [{"size": "1G", "node": 5}]}, "node 5"),
             ({"regions": [{"size": "1G", "start": "0x1000"}]}, "cannot be at"),
             ({"regions": [{"size": "1G", "start": "somewhere"}]}, "not a size"),
-            ({"regions": [{"size": "1G"}, {"size": "1G"}]}, "one region, not 2"),
+            ({"regions": [{"size": "1G", "node": "both"}]}, "no NUMA node"),
             ({"regions": [{"size": "1G"}], "host_reserve": "64G"}, "leaves the host"),
             ({}, "no size"),
         ],
@@ -189,6 +189,15 @@ class TestPool:
         assert word in result["msg"]
         assert host.contents() == before
         assert host.commands == []
+
+    def test_every_node_gives_its_share(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        nodes = (*FIRMWARE, facts.Region(12 * GIB, 4 * GIB, node=1))
+        monkeypatch.setattr(collect, "firmware_map", lambda: nodes)
+        found = run(pool, regions=[{"size": "50%", "node": "all"}])
+        sizes = [(one["node"], one["start"] // GIB, one["size"] >> 20) for one in found["regions"]]
+        assert sizes == [(0, 4, 5630), (1, 12, 2048)]
+        assert found["argument"].startswith("memmap=0x15fe00000!0x100000000,0x80000000!0x300000000 nokaslr")
+        assert not run(pool, regions=[{"size": "50%", "node": "all"}])["changed"]
 
     def test_a_host_without_libvirt_is_no_hypervisor(self, host: Host) -> None:
         (host.folder / "qemu.conf").unlink()
@@ -223,7 +232,7 @@ def test_our_block_comes_and_goes(text: str) -> None:
 
 
 def test_the_configuration_reads_what_it_wrote(tmp_path: Path) -> None:
-    pool_config = config.PoolConfig("fsdax", "/dev/pmem1", Path("/p"), (facts.Region(4 * GIB, GIB, node=1),))
+    pool_config = config.PoolConfig("fsdax", Path("/p"), (facts.Region(4 * GIB, GIB, node=1),))
     written = config.Config(pool_config, Path("/state"))
     (tmp_path / "agent.json").write_text(config.text_of(written))
     assert config.load(tmp_path / "agent.json") == written
@@ -353,7 +362,7 @@ class TestDomainRam:
 
 
 def test_a_wish_is_granted_by_the_pool_that_is_there() -> None:
-    present = config.Config(config.PoolConfig("fsdax", "/dev/pmem0", Path("/p"), (facts.Region(6 * GIB, GIB),)))
+    present = config.Config(config.PoolConfig("fsdax", Path("/p"), (facts.Region(6 * GIB, GIB),)))
     same = reservation.wanted_config(present, FIRMWARE, reservation.Wish((PoolWish(GIB),)))
     assert same.pool is not None
     assert same.pool.regions == (facts.Region(6 * GIB, GIB),)

@@ -104,7 +104,7 @@ def test_the_agent_acts_on_a_vm_called_like_an_option(monkeypatch: pytest.Monkey
 def test_a_definition_that_cannot_be_is_one_line_and_a_veto(
     text: bytes, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    config = Config(PoolConfig("fsdax", "/dev/pmem0", tmp_path / "pool", ()), tmp_path)
+    config = Config(PoolConfig("fsdax", tmp_path / "pool", ()), tmp_path)
     monkeypatch.setattr(agent.configuration, "load", lambda: config)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
     assert agent.main(["hook", "start", "begin"]) == 1
@@ -177,7 +177,7 @@ def test_a_command_line_that_is_suggested_is_quoted(name: str, tmp_path: Path) -
     current = journal.open_journal(tmp_path)
     begin(current, name)
     current.record("vm_lost", uuid=UUID)
-    config = Config(PoolConfig("fsdax", "/dev/pmem0", tmp_path / "pool", ()), tmp_path)
+    config = Config(PoolConfig("fsdax", tmp_path / "pool", ()), tmp_path)
     with pytest.raises(HoldfastError) as caught:
         hook.run(config, "prepare", "begin", definition(name))
     said = caught.value.hint.partition("all the same: ")[2]
@@ -205,7 +205,7 @@ class Mounted(fsdax.FsdaxPool):
 def pool(tmp_path: Path) -> Mounted:
     (tmp_path / "pool/holdfast").mkdir(parents=True, mode=0o700)
     (tmp_path / "pool/libvirt/qemu/3-db1").mkdir(parents=True)
-    return Mounted(PoolConfig("fsdax", "/dev/pmem0", tmp_path / "pool", ()), tmp_path / "state")
+    return Mounted(PoolConfig("fsdax", tmp_path / "pool", ()), tmp_path / "state")
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])

@@ -17,7 +17,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
-from . import cmdline, command, domain, fsdax, installation, journal, kexec, monitor, packing, qemu_conf, regions, srat
+from . import (
+    cmdline,
+    command,
+    domain,
+    fsdax,
+    installation,
+    journal,
+    kexec,
+    monitor,
+    packing,
+    pmem,
+    qemu_conf,
+    regions,
+    srat,
+)
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
 from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PastPause, PoolFacts, QemuFacts, VmFacts
@@ -162,7 +176,6 @@ def pool_facts(config: Config, running: str, root: Path = ROOT) -> PoolFacts:
     options = fsdax.mount_options(root, config.pool.mount_point)
     facts = PoolFacts(
         regions=_with_nodes(reserved, config.pool.regions),
-        device=config.pool.device,
         mount_point=str(config.pool.mount_point),
         mounted=options is not None,
         dax="dax=always" in (options or "").split(","),
@@ -230,7 +243,8 @@ def needed_drivers(root: Path = ROOT) -> Tuple[str, ...]:
     """Modules that the next kernel must have: for the pool, for KVM on this processor, for disks and network here."""
     flags = _text(root / "proc/cpuinfo").split()
     virtualisation = [name for flag, names in KVM_DRIVERS.items() if flag in flags for name in names]
-    return tuple(dict.fromkeys([*POOL_DRIVERS, *virtualisation, *_bound_drivers(root)]))
+    joining = [pmem.JOINING_DRIVER] if any((root / "sys/class/block").glob("dm-*")) else []
+    return tuple(dict.fromkeys([*POOL_DRIVERS, *joining, *virtualisation, *_bound_drivers(root)]))
 
 
 def _bound_drivers(root: Path) -> List[str]:

@@ -21,10 +21,9 @@ METRICS_DIR = Path("/var/lib/prometheus/node-exporter")
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Where VM RAM lives: kind of pool, its block device, its mount point, its physical ranges."""
+    """Where VM RAM lives: kind of pool, its mount point, its physical ranges in the order in which they are joined."""
 
     kind: str
-    device: str
     mount_point: Path
     regions: Tuple[Region, ...]
 
@@ -63,7 +62,7 @@ def load(path: Path = CONFIG) -> Config:
         pool = raw["pool"]
         regions = tuple(Region(int(r["start"]), int(r["size"]), node=int(r.get("node", 0))) for r in pool["regions"])
         return Config(
-            PoolConfig(pool["kind"], pool["device"], Path(pool["mount_point"]), regions),
+            PoolConfig(pool["kind"], Path(pool["mount_point"]), regions),
             Path(raw.get("state_dir", "/var/lib/holdfast")),
             directory_or_none(raw.get("metrics_dir", str(METRICS_DIR))),
         )
@@ -89,7 +88,6 @@ def text_of(config: Config) -> str:
         and {
             "kind": pool.kind,
             "mount_point": str(pool.mount_point),
-            "device": pool.device,
             "regions": [{"start": one.start, "size": one.size, "node": one.node} for one in pool.regions],
         },
     }

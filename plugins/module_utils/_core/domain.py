@@ -37,6 +37,11 @@ _PROLOG = re.compile(r"\ufeff?(?:\s+|<\?.*?\?>|<!--.*?-->)*", re.DOTALL)
 # libvirt's words for <memoryBacking> and what is below it (domaincommon.rng).
 _BACKING_WORDS = frozenset("memoryBacking hugepages page nosharepages locked source access allocation discard".split())
 
+# Modes of <numatune> that no page may break; others are wishes.
+_BINDING = ("strict", "restrictive")
+# The kernel knows 1024 nodes at most.
+_NODE_RANGE = re.compile(r"(?P<without>\^?)(?P<first>[0-9]{1,4})(?:-(?P<last>[0-9]{1,4}))?", re.ASCII)
+
 # Names of QEMU's default RAM block by machine type (default_ram_id); with NUMA cells libvirt names them ram-node<N>.
 _RAM_BLOCKS = {"pc": "pc.ram", "q35": "pc.ram", "microvm": "microvm.ram", "virt": "mach-virt.ram"}
 
@@ -185,11 +190,36 @@ def _ram_files(root: ET.Element) -> tuple[RamFile, ...]:
     cells = root.findall("cpu/numa/cell")
     if cells:
         sized = ((cell, _bytes(cell.get("memory", "0"), cell.get("unit", "KiB"))) for cell in cells)
-        return tuple(RamFile(f"ram-node{_cell_number(cell)}", _whole_mib(size)) for cell, size in sized if size)
+        return tuple(
+            RamFile(f"ram-node{_cell_number(cell)}", _whole_mib(size), _bound_to(root, cell))
+            for cell, size in sized
+            if size
+        )
     # <memory> counts memory modules too; they have files of their own.
     modules = sum(_size(entry) for entry in root.findall("devices/memory/target/size"))
     main = sum(_size(entry) for entry in root.findall("memory")) - modules
-    return (RamFile(_ram_block(_attribute(root, "os/type", "machine")), _whole_mib(main)),)
+    return (RamFile(_ram_block(_attribute(root, "os/type", "machine")), _whole_mib(main), _bound_to(root)),)
+
+
+def _bound_to(root: ET.Element, cell: ET.Element | None = None) -> tuple[int, ...]:
+    """The host's NUMA nodes that must hold a cell's RAM, or all of a VM's: ``strict`` is what libvirt takes unsaid."""
+    named = root.findall("numatune/memory")
+    if cell is not None:
+        number = _cell_number(cell)
+        named = [entry for entry in root.findall("numatune/memnode") if entry.get("cellid") == str(number)] or named
+    return next((_nodes(entry.get("nodeset", "")) for entry in named if entry.get("mode", "strict") in _BINDING), ())
+
+
+def _nodes(text: str) -> tuple[int, ...]:
+    """Node numbers of a set like ``0-2,^1``; none for an empty one, which libvirt fills in itself."""
+    taken: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _NODE_RANGE.fullmatch(part)
+        if not match:
+            raise BadInput(f"{text!r} in the domain XML is not a set of NUMA nodes", "look at virsh dumpxml")
+        several = range(int(match["first"]), int(match["last"] or match["first"]) + 1)
+        taken = taken.difference(several) if match["without"] else taken.union(several)
+    return tuple(sorted(taken))
 
 
 def _cell_number(cell: ET.Element) -> int:

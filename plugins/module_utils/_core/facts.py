@@ -52,7 +52,6 @@ class PoolFacts:
     """The pool as it is now. ``regions`` come from the running kernel's command line."""
 
     regions: Tuple[Region, ...] = ()
-    device: str = ""
     mount_point: str = ""
     mounted: bool = False
     dax: bool = False

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The pool kind ``fsdax``: reserved RAM as a DAX file system, in which libvirt keeps VM RAM as ordinary files.
 
-The kernel's nd_e820 driver makes ``/dev/pmem0`` of the region on every boot. A page of a file on an ext4 mounted with
-``dax=always`` *is* a page of the region, and stays in its place through the jump.
+The kernel makes a block device of the reserved RAM on every boot (pmem). A page of a file on an ext4 mounted with
+``dax=always`` *is* a page of that RAM, and stays in its place through the jump. RAM of several NUMA nodes is joined to
+one device, and a VM that is bound to a node gets its files there (placement).
 
 <mount point>/libvirt/qemu/<id>-<name>/pc.ram     RAM of a running VM; libvirt deletes the name at its end
 <mount point>/holdfast/<uuid>/ram/pc.ram          the same file, by a second name that outlives the VM's QEMU
@@ -16,11 +17,12 @@ import errno
 import os
 import shutil
 import stat
-import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
+from . import pmem
 from .cmdline import format_memmap, memmap_regions
 from .command import run
 from .config import PoolConfig
@@ -28,11 +30,8 @@ from .errors import CommandFailed, HoldfastError, VmError
 from .journal import holds_suspended
 from .permit import checked
 from .pool import Content
-from .regions import range_text, size_text
+from .regions import size_text
 from .resources import RamFile
-
-DRIVERS = ("nd_e820", "nd_pmem")
-DEVICE_TIMEOUT_S = 30.0
 
 # Blocks in groups of 2 MiB, without which huge pages are impossible (so far QEMU maps at 4 KiB borders all the same);
 # few inodes, all initialised at once, so that nothing writes to the file system behind our back; none kept back for
@@ -42,29 +41,25 @@ MKFS = "mkfs.ext4 -q -F -b 4096 -m 0 -N 8192 -J size=4 -L holdfast"
 MKFS_EXTENDED = "stride=512,stripe_width=512,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
 MOUNT_OPTIONS = "dax=always,noatime,nosuid,nodev"
 
+# Exists while a VM's RAM is being placed.
+BALLAST = "ballast"
 # QEMU runs as an unprivileged user and must pass through; what is in a directory is nobody else's business.
 PASS_THROUGH = 0o711
 
 
 @dataclass(frozen=True)
 class FsdaxPool:
-    """One region of reserved RAM, one ext4 on it. ``root`` is where /proc, /sys and /dev are (tests put another)."""
+    """Reserved RAM, one ext4 on it. ``root`` is where /proc, /sys and /dev are (tests put another)."""
 
     config: PoolConfig
     state_dir: Path
     root: Path = Path("/")
 
     def reserve(self) -> Tuple[str, ...]:
-        """The kernel arguments. Raises HoldfastError for more than one region.
+        """The kernel arguments.
 
-        Each region becomes a device of its own, and one file system cannot span two. ``nokaslr``: the next kernel
-        must not choose a place inside the pool (by itself it avoids four regions only).
+        ``nokaslr``: the next kernel must not choose a place inside the pool (by itself it avoids four regions only).
         """
-        if len(self.config.regions) != 1:
-            raise HoldfastError(
-                f"an fsdax pool is one region, not {len(self.config.regions)}: one file system cannot span two devices",
-                "ask for RAM of one NUMA node",
-            )
         return (format_memmap(*self.config.regions), "nokaslr")
 
     @property
@@ -76,24 +71,23 @@ class FsdaxPool:
     def attach(self, content: Content) -> None:
         """Mount the pool, on a new file system unless its content is trusted. A mounted pool is left as it is.
 
-        Raises HoldfastError when the running kernel reserved nothing, the device is another range, or the journal
+        Raises HoldfastError when the running kernel reserved nothing, there is no device of just that, or the journal
         holds a suspended VM whose RAM a new file system would destroy.
         """
         if self.mounted:
             return
         self._check_reserved()
-        run(["modprobe", "-a", *DRIVERS])
-        self._wait_for_device()
-        self._check_range()
+        device = pmem.device_of(self.config.regions, self.root)
         if content is Content.FRESH:
-            self._format()
-        self._mount()
+            self._format(device)
+        self._mount(device)
         self._make_places()
 
     def detach(self) -> None:
         """Unmount: after this everything is in the reserved RAM. Raises CommandFailed."""
         if self.mounted:
             run(["umount", str(self.config.mount_point)], timeout_s=120)
+        pmem.let_go(self.root)
 
     def reattach(self) -> None:
         """Mount again in the same boot. Raises HoldfastError."""
@@ -116,7 +110,8 @@ class FsdaxPool:
         """
         live = self._live(domain_id, name)
         for file in files:
-            _allocate(live / file.name, file.size_bytes, name)
+            with self._on_nodes(file.nodes, name):
+                _allocate(live / file.name, file.size_bytes, name)
 
     def keep(self, uuid: str, domain_id: int, name: str) -> Tuple[RamFile, ...]:
         """Link the RAM files of a running VM under its uuid. Raises VmError when it has none on the pool."""
@@ -145,6 +140,29 @@ class FsdaxPool:
     def release(self, uuid: str) -> None:
         """Take the kept names away; a running QEMU keeps its file by libvirt's name."""
         shutil.rmtree(self.vault_of(uuid), ignore_errors=True)
+
+    @contextmanager
+    def _on_nodes(self, nodes: Sequence[int], name: str) -> Iterator[None]:
+        """Whatever is allocated meanwhile lies on these NUMA nodes; anywhere, when none are named. Raises VmError."""
+        there = {region.node for region in self.config.regions}
+        if not nodes or there <= set(nodes):
+            yield
+            return
+        # Early at boot nothing is placed, and nobody waits for its imports.
+        from . import placement
+
+        wanted = placement.spans(self.config.regions, nodes)
+        if not wanted:
+            bound, has = (", ".join(str(node) for node in sorted(some)) for some in (nodes, there))
+            raise VmError(
+                f"VM {name} cannot start: its memory is bound to NUMA node {bound}, and the pool has RAM of {has} only",
+                "change its <numatune>, or prepare the host with a pool on that node as well",
+            )
+        try:
+            with placement.only_within(wanted, self.config.vault / BALLAST):
+                yield
+        except OSError as exc:
+            raise VmError(f"VM {name} cannot start: no RAM on its NUMA nodes can be chosen: {exc.strerror}") from exc
 
     def _live(self, domain_id: int, name: str) -> Path:
         """libvirt's directory for the RAM of a running VM.
@@ -175,45 +193,19 @@ class FsdaxPool:
                 "run the prepare playbook, and reboot the host when it says so",
             )
 
-    def _wait_for_device(self) -> None:
-        # Probing goes on after modprobe returned, and udev may not be up yet: the node in devtmpfs is the event.
-        device = self.root / self.config.device.lstrip("/")
-        deadline = time.monotonic() + DEVICE_TIMEOUT_S
-        while not device.exists():
-            if time.monotonic() > deadline:
-                raise HoldfastError(
-                    f"no {self.config.device} within {DEVICE_TIMEOUT_S:.0f} s, though its region is reserved",
-                    "see the kernel log for nd_pmem, and /proc/iomem for the region",
-                )
-            time.sleep(0.01)
-
-    def _check_range(self) -> None:
-        """The block device must lie exactly on the recorded physical range, or it is somebody else's memory."""
-        # Above the block device is its namespace, above that its region (drivers/nvdimm/region_devs.c).
-        namespace = self.root / "sys/class/block" / Path(self.config.device).name / "device"
-        region, hint = self.config.regions[0], "name the device of the reserved region in the agent's configuration"
-        try:
-            above = namespace.resolve().parent
-            start, size = int((above / "resource").read_text(), 16), int((above / "size").read_text())
-        except (OSError, ValueError) as error:
-            raise HoldfastError(f"{self.config.device} is no memory device of one region: {error}", hint) from error
-        if (start, size) != (region.start, region.size):
-            found = f"{self.config.device} lies at {start:#x} with {size_text(size)}"
-            raise HoldfastError(f"{found}, but the pool is {range_text(region)}", hint)
-
-    def _format(self) -> None:
+    def _format(self, device: str) -> None:
         if holds_suspended(self.state_dir):
             raise HoldfastError(
                 "the journal holds a suspended VM whose RAM is in the pool: it is not formatted",
                 "see holdfast-agent status",
             )
-        run([*MKFS.split(), "-E", MKFS_EXTENDED, self.config.device], timeout_s=600)
+        run([*MKFS.split(), "-E", MKFS_EXTENDED, device], timeout_s=600)
 
-    def _mount(self) -> None:
+    def _mount(self, device: str) -> None:
         where = self.config.mount_point
         where.mkdir(parents=True, exist_ok=True, mode=PASS_THROUGH)
         try:
-            run(["mount", "-t", "ext4", "-o", MOUNT_OPTIONS, self.config.device, str(where)], timeout_s=600)
+            run(["mount", "-t", "ext4", "-o", MOUNT_OPTIONS, device, str(where)], timeout_s=600)
         except CommandFailed as exc:
             raise HoldfastError(f"the pool cannot be mounted: {exc.message}", "see the kernel log") from exc
 
@@ -224,6 +216,7 @@ class FsdaxPool:
             path.mkdir(exist_ok=True)
             path.chmod(PASS_THROUGH)
         self.config.vault.mkdir(exist_ok=True, mode=0o700)
+        (self.config.vault / BALLAST).unlink(missing_ok=True)
         # No QEMU runs on a pool that has just been mounted. Names left by an earlier boot would be in the way: libvirt
         # takes an existing directory as it is, unlabelled, when a domain id comes again.
         for stale in (where / "libvirt/qemu").iterdir():

@@ -350,12 +350,6 @@ def _pool(case: _Case) -> Iterator[Blocker]:
             f"{_PREPARE} and reboot once",
         )
         return
-    if len(pool.regions) > 1:
-        yield Blocker(
-            "pool-several-regions",
-            f"the pool has {len(pool.regions)} regions; an fsdax pool is one file system on one of them",
-            "prepare the host with a pool of one region",
-        )
     for problem in regions.problems(case.host.firmware_map, pool.regions):
         yield Blocker(
             "pool-misplaced", f"the pool cannot be trusted: {problem}", f"{_PREPARE} with another region and reboot"
@@ -368,7 +362,7 @@ def _pool_attached(case: _Case) -> Iterator[Blocker]:
     if not pool.mounted:
         yield Blocker(
             "pool-not-mounted",
-            f"the pool {pool.device or '(no device)'} is not mounted on {pool.mount_point or 'its mount point'}",
+            f"the pool is not mounted on {pool.mount_point or 'its mount point'}",
             "systemctl start holdfast-pool.service, then start the VMs again",
         )
     elif not pool.dax:

@@ -92,6 +92,11 @@ def total_ram(firmware: Sequence[Region]) -> int:
     return sum(entry.size for entry in firmware if entry.kind == RAM_KIND)
 
 
+def nodes_with_ram(firmware: Sequence[Region]) -> tuple[int, ...]:
+    """NUMA nodes with RAM that a pool may be in."""
+    return tuple(sorted({entry.node for entry in usable_ranges(firmware) if _room(entry) > 0}))
+
+
 def default_host_reserve(firmware: Sequence[Region]) -> int:
     """Bytes left to the host unless the operator says otherwise: 2 GiB, or 5 % of a large host."""
     return max(MINIMUM_HOST_RESERVE_BYTES, total_ram(firmware) * HOST_RESERVE_PERCENT // 100)

@@ -39,7 +39,6 @@ class Wish:
 
     regions: Tuple[PoolWish, ...]
     host_reserve_bytes: Optional[int] = None
-    device: str = "/dev/pmem0"
     crash_kernel: str = crash_area.AUTO
     metrics_dir: Optional[Path] = configuration.METRICS_DIR
 
@@ -63,7 +62,7 @@ def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Co
         chosen = current.pool.regions
     else:
         chosen = regions.choose(firmware, wish.regions, host_reserve_bytes=wish.host_reserve_bytes)
-    pool = PoolConfig("fsdax", wish.device, current.state_dir / "pool", chosen)
+    pool = PoolConfig("fsdax", current.state_dir / "pool", chosen)
     return replace(current, pool=pool, metrics_dir=wish.metrics_dir)
 
 

@@ -10,6 +10,7 @@ each class costs its start.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Tuple
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,14 @@ class Region:
 
 @dataclass(frozen=True)
 class RamFile:
-    """One RAM block that libvirt backs with a file: its name in the VM's directory, and its size."""
+    """One RAM block that libvirt backs with a file: its name in the VM's directory, and its size.
+
+    ``nodes``: the host's NUMA nodes that its VM's definition binds it to; none when it may lie anywhere.
+    """
 
     name: str
     size_bytes: int
+    nodes: Tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def _rig(plan: Plan) -> Iterator[Rig]:
     folder.mkdir(exist_ok=True)
     down(folder)  # what an interrupted run left behind
     try:
-        lab = up(folder, Wish(ram_mib=plan.host_mib, guests=(plan.guest,)))
+        lab = up(folder, Wish(ram_mib=plan.host_mib, nodes=1, guests=(plan.guest,)))
         rig = Rig(lab.host("hv1"), plan.guest)
         with step("hv1: prepared"):
             _prepare(plan, lab)

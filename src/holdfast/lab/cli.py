@@ -36,6 +36,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def _register_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", type=int, default=1, metavar="N", help="number of hypervisors, 1 or 2 (default 1)")
     parser.add_argument("--ram", type=int, default=5120, metavar="MIB", help="RAM of each (default 5120)")
+    parser.add_argument("--nodes", type=int, default=2, metavar="N", help="NUMA nodes of each (default 2)")
     said = "firmware of each: uefi with Secure Boot, or bios (default uefi)"
     parser.add_argument("--firmware", choices=emulator.FIRMWARE, default=emulator.UEFI, help=said)
     parser.add_argument("--no-guests", action="store_const", const=(), default=None, dest="guests", help="define none")
@@ -43,7 +44,7 @@ def _register_up(parser: argparse.ArgumentParser) -> None:
 
 
 def _up(options: argparse.Namespace) -> int:
-    wish = Wish(hosts=options.hosts, ram_mib=options.ram, firmware=options.firmware)
+    wish = Wish(hosts=options.hosts, ram_mib=options.ram, nodes=options.nodes, firmware=options.firmware)
     up(lab_dir(), wish if options.guests is None else replace(wish, guests=()))
     return _show(hosts.Lab.load(lab_dir()))
 

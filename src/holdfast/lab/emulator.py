@@ -20,6 +20,7 @@ from ..command import run
 from . import debian
 
 BINARY = "qemu-system-x86_64"
+BELOW_PCI_HOLE_MIB = 2048
 BIOS, UEFI = FIRMWARE = ("bios", "uefi")
 OLDEST = (10, 0)
 # Without extended state: guests here do not need it, and emulation has to carry it through every exit of a guest.
@@ -92,7 +93,8 @@ def cpus(accelerator_name: str) -> int:
 def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int, nodes: int) -> list[str]:
     """Machine, CPU and RAM of a lab hypervisor; an AMD one under emulation, because TCG implements SVM.
 
-    The RAM is divided among the NUMA nodes; CPUs beyond the first one too, so with one CPU all nodes but one have none.
+    NUMA nodes share the RAM above the PCI hole; the first one has what is below it as well, as in servers. With one CPU
+    all nodes but one have memory only.
     """
     if accelerator_name == "kvm":
         engine = ["-accel", "kvm", "-cpu", "host"]
@@ -106,9 +108,10 @@ def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int, nodes: int
 def _numa_arguments(ram_mib: int, cpus: int, nodes: int) -> list[str]:
     if nodes == 1:
         return []
+    share = max(ram_mib - BELOW_PCI_HOLE_MIB, ram_mib // 2) // nodes
     words = []
-    for node in range(nodes):
-        words += ["-object", f"memory-backend-ram,id=node{node},size={ram_mib // nodes}M"]
+    for node, size in enumerate([ram_mib - share * (nodes - 1)] + [share] * (nodes - 1)):
+        words += ["-object", f"memory-backend-ram,id=node{node},size={size}M"]
         words += ["-numa", f"node,nodeid={node},memdev=node{node}"]
     return words + [word for cpu in range(cpus) for word in ("-numa", f"cpu,node-id={cpu % nodes},socket-id={cpu}")]
 

@@ -27,10 +27,10 @@ PROGRAMS = {
     "ssh": "openssh-client",
 }
 LARGEST_LAB = 2
-# What an operator would write into group_vars: how much RAM VMs get, and where the newer packages come from. A lab of
-# one host has nobody to migrate to; who wants certificates says so, and they stay in the lab's folder.
+# What an operator would write into group_vars: how much RAM of each NUMA node VMs get, and where the newer packages
+# come from. A lab of one host has nobody to migrate to; who wants certificates says so, and they stay in the lab's folder.
 VARIABLES = {
-    "prepare_pool_size": "1536M",
+    "prepare_pool_size": "768M",
     "prepare_tls": "none",
     "stage_default_release": f"{debian.SUITE}-backports",
     "holdfast_policy": [
@@ -46,7 +46,7 @@ class Wish:
 
     hosts: int = 1
     ram_mib: int = 5120
-    nodes: int = 1
+    nodes: int = 2
     firmware: str = emulator.UEFI
     guests: tuple[GuestSpec, ...] = GUESTS
 

@@ -57,7 +57,8 @@ CPU_MODES = {Role.DB: "host-model", Role.TICK: "host-passthrough"}
 class GuestSpec:
     """One guest. ``ram_mib``: all of its RAM; ``memory_mib``: the part under the witness's checksum.
 
-    ``ip`` is in 10.0.2.0/24; ``mac`` and ``uuid`` follow from ``ip`` and ``name`` when empty.
+    ``ip`` is in 10.0.2.0/24; ``mac`` and ``uuid`` follow from ``ip`` and ``name`` when empty. ``node``: the host's NUMA
+    node that its memory is bound to.
     """
 
     name: str
@@ -69,6 +70,7 @@ class GuestSpec:
     priority: int = 50
     memory_mib: int = 64
     autostart: bool = True
+    node: int | None = None
     mac: str = ""
     uuid: str = ""
 
@@ -92,7 +94,7 @@ class GuestSpec:
 
 GUESTS = (
     GuestSpec("db1", "10.0.2.50", role=Role.DB, ram_mib=384, priority=80),
-    GuestSpec("uefi1", "10.0.2.52", ram_mib=256, firmware=Firmware.UEFI, priority=50, autostart=False),
+    GuestSpec("uefi1", "10.0.2.52", ram_mib=256, firmware=Firmware.UEFI, priority=50, autostart=False, node=1),
     GuestSpec("tick1", "10.0.2.51", ram_mib=192, machine=Machine.PC, priority=20),
 )
 
@@ -139,7 +141,7 @@ def domain_xml(guest: GuestSpec) -> str:
   <uuid>{guest.uuid}</uuid>
   <memory unit='MiB'>{guest.ram_mib}</memory>
   <vcpu>1</vcpu>
-{_os(guest)}
+{_numatune(guest)}{_os(guest)}
   <features><acpi/><apic/></features>
   <cpu mode='{CPU_MODES[guest.role]}'/>
   <clock offset='utc'>
@@ -168,6 +170,12 @@ def domain_xml(guest: GuestSpec) -> str:
   </devices>
 </domain>
 """
+
+
+def _numatune(guest: GuestSpec) -> str:
+    if guest.node is None:
+        return ""
+    return f"  <numatune><memory mode='strict' nodeset='{guest.node}'/></numatune>\n"
 
 
 def _os(guest: GuestSpec) -> str:
