@@ -73,6 +73,14 @@ class TestSrat:
         table = bytes(48) + affinity(0, 0, GIB) + affinity(1, GIB, GIB, flags=0) + affinity(2, 2 * GIB, 0)
         assert [(span.start, span.node) for span in srat.memory_spans(table)] == [(0, 0)]
 
+    def test_nodes_are_numbered_as_the_kernel_meets_them_processors_first(self) -> None:
+        memory = affinity(0, 0, GIB) + affinity(7, GIB, GIB) + affinity(300, 2 * GIB, GIB)
+        off = struct.pack("<BBHIIIII", 2, 24, 0, 5, 0, 0, 0, 0)
+        x2apic = struct.pack("<BBHIIIII", 2, 24, 0, 300, 1, 1, 0, 0)
+        apic = struct.pack("<BBBBIB3sI", 0, 16, 7, 2, 1, 0, bytes(3), 0)
+        spans = srat.memory_spans(bytes(48) + memory + off + x2apic + apic)
+        assert [(span.start // GIB, span.node) for span in spans] == [(0, 2), (1, 1), (2, 0)]
+
     def test_other_structures_are_stepped_over(self) -> None:
         table = bytes(48) + bytes([0, 16]) + bytes(14) + affinity(7, 0, GIB)
         assert [span.node for span in srat.memory_spans(table)] == [0]

@@ -28,7 +28,7 @@ PROGRAMS = {
 }
 LARGEST_LAB = 2
 # What an operator would write into group_vars: how much RAM of each NUMA node VMs get, and where the newer packages
-# come from. A lab of one host has nobody to migrate to; who wants certificates says so, and they stay in the lab's folder.
+# come from. A lab of one host has nobody to migrate to; who wants certificates says so, and they stay in the folder.
 VARIABLES = {
     "prepare_pool_size": "768M",
     "prepare_tls": "none",

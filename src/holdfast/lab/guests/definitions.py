@@ -173,9 +173,10 @@ def domain_xml(guest: GuestSpec) -> str:
 
 
 def _numatune(guest: GuestSpec) -> str:
+    """Bound, but not by ``strict``, which would also send the guest to the node's CPUs: it may have none here."""
     if guest.node is None:
         return ""
-    return f"  <numatune><memory mode='strict' nodeset='{guest.node}'/></numatune>\n"
+    return f"  <numatune><memory mode='restrictive' nodeset='{guest.node}'/></numatune>\n"
 
 
 def _os(guest: GuestSpec) -> str:
