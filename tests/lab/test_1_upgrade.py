@@ -140,6 +140,7 @@ def test_a_jump_that_is_refused_leaves_every_guest_running(watch: scene.Watch, p
     _unharmed(watch)
 
 
+@pytest.mark.in_time
 def test_back_to_the_older_kernel(watch: scene.Watch, prepared: Rack) -> None:
     """A second upgrade in a row, on the same guests. What is off stays off, which libvirt would start at a boot."""
     prepared.on_host(define_script([AT_REST]))
