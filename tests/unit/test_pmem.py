@@ -91,14 +91,3 @@ def test_a_device_of_another_range_is_not_taken(tmp_path: Path, monkeypatch: pyt
     host(tmp_path, monkeypatch, pmem0=other)
     with pytest.raises(HoldfastError, match="no device at 0x100000000-0x13fffffff"):
         pmem.device_of((LOW,), tmp_path)
-
-
-def test_what_was_joined_is_taken_apart_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = host(tmp_path, monkeypatch, pmem0=LOW, pmem1=HIGH)
-    pmem.let_go(tmp_path)
-    here.join(["sda"], name="vg-root")
-    pmem.let_go(tmp_path)
-    assert here.calls == []
-    (tmp_path / "sys/class/block/dm-3/dm/name").write_text("holdfast\n")
-    pmem.let_go(tmp_path)
-    assert here.calls[0][0] == ["dmsetup", "remove", "--retry", "--noudevsync", "holdfast"]

@@ -87,7 +87,6 @@ class FsdaxPool:
         """Unmount: after this everything is in the reserved RAM. Raises CommandFailed."""
         if self.mounted:
             run(["umount", str(self.config.mount_point)], timeout_s=120)
-        pmem.let_go(self.root)
 
     def reattach(self) -> None:
         """Mount again in the same boot. Raises HoldfastError."""

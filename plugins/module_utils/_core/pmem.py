@@ -40,12 +40,6 @@ def device_of(regions: Sequence[Region], root: Path = Path("/")) -> str:
     return _checked_joint(parts, root)
 
 
-def let_go(root: Path = Path("/")) -> None:
-    """Take the joined device away, if there is one. Raises CommandFailed while it is in use."""
-    if _joined(root):
-        run(["dmsetup", "remove", "--retry", "--noudevsync", JOINED], timeout_s=120)
-
-
 def _awaited(region: Region, root: Path) -> str:
     # Probing goes on after modprobe returned, and udev may not be up yet: the node in devtmpfs is the event.
     deadline = time.monotonic() + DEVICE_TIMEOUT_S
