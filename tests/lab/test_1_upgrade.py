@@ -19,7 +19,6 @@ from holdfast.lab.guests.observer import compare
 from holdfast.lab.hosts import Host
 
 BOOT_LIMIT_S = 60.0
-UEFI_RAM_BYTES = 256 << 20
 # Device state, and for the UEFI guest its flash; RAM would be 192 MiB at least.
 LARGEST_STATE_BYTES = 8 << 20
 # The host's clock restarts from a battery clock that counts whole seconds.
@@ -72,12 +71,14 @@ def test_a_policy_for_a_vm_that_does_not_exist_touches_nothing(watch: scene.Watc
     assert prepared.journal()["state"] == "none"
 
 
-def test_a_guest_that_is_bound_to_a_numa_node_has_its_ram_there(watch: scene.Watch, prepared: Rack) -> None:
-    """Of the pool's two regions, joined in this order, the second one is node 1's."""
+def test_guests_that_are_bound_to_a_numa_node_have_their_ram_there(watch: scene.Watch, prepared: Rack) -> None:
+    """The pool's two regions are joined in the order of their nodes."""
     border, _ = (region["size"] for region in prepared.pool()["regions"])
-    places = prepared.ram_extents("uefi1")
-    assert sum(length for _, length in places) >= UEFI_RAM_BYTES
-    assert min(place for place, _ in places) >= border
+    for guest in (guest for guest in GUESTS if guest.node is not None):
+        places = prepared.ram_extents(guest.name)
+        assert sum(length for _, length in places) == guest.ram_mib << 20
+        assert {int(place >= border) for place, _ in places} == {guest.node}
+        assert {int(place + length > border) for place, length in places} == {guest.node}
 
 
 def test_kernel_and_qemu_change_and_every_guest_carries_on(
