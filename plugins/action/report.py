@@ -13,17 +13,20 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import HostOutcome, build_report
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.schema import violations
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.summary import summary_lines
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._document_pair import DocumentPair
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._plan_file import read_plan
 
 ARGUMENTS = {
     "dest": {"type": "path", "required": True},
     "campaign": {"type": "str", "required": True},
     "outcomes": {"type": "dict", "required": True},
     "evacuations": {"type": "dict", "default": {}},
+    "plan": {"type": "str", "default": ""},
 }
 
 
@@ -58,8 +61,8 @@ class ActionModule(ActionBase):
 def built(options: dict[str, Any]) -> dict[str, Any]:
     """The report, proven to keep to its schema."""
     created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    moved = options["evacuations"]
-    outcomes = [outcome_of(host, entry, moved.get(host)) for host, entry in options["outcomes"].items()]
+    moved, predicted = options["evacuations"], predictions(options["plan"])
+    outcomes = [outcome_of(host, entry, moved.get(host), predicted) for host, entry in options["outcomes"].items()]
     # Through JSON, so that no templating wrapper of Ansible stays in it.
     report: dict[str, Any] = json.loads(json.dumps(build_report(options["campaign"], created, outcomes)))
     wrong = violations(report)
@@ -68,7 +71,17 @@ def built(options: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def outcome_of(host: str, entry: Any, evacuation: Any = None) -> HostOutcome:
+def predictions(plan: str) -> dict[str, float]:
+    """The pauses that a plan predicted, by the VM's UUID; none without one, or when it is not there any more."""
+    try:
+        vms = read_plan(Path(plan).expanduser())["vms"] if plan else []
+        return {str(vm["uuid"]): float(vm["pause_p95_s"]) for vm in vms}
+    except (BadInput, KeyError, TypeError, ValueError):
+        # What happened is worth more than what was said before: a report is written in any case.
+        return {}
+
+
+def outcome_of(host: str, entry: Any, evacuation: Any = None, predicted: dict[str, float] | None = None) -> HostOutcome:
     """One host's entry in ``outcomes``; an empty one is a host that was not touched."""
     known = entry or {}
     if not isinstance(known, dict) or not isinstance(known.get("journal") or {}, dict):
@@ -78,7 +91,7 @@ def outcome_of(host: str, entry: Any, evacuation: Any = None) -> HostOutcome:
         )
     result, error = str(known.get("result") or ""), str(known.get("error") or "")
     moved = (evacuation or {}).get("vms") or {}
-    return HostOutcome(str(host), known.get("journal"), result, error, moved, known.get("boot") or ())
+    return HostOutcome(str(host), known.get("journal"), result, error, moved, known.get("boot") or (), predicted or {})
 
 
 def described(pair: DocumentPair, report: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,12 @@ options:
       - What the C(evacuate) role left behind in C(holdfast_evacuation), by the host's name. Hosts may be missing.
     type: dict
     default: {}
+  plan:
+    description:
+      - The C(plan.json) that the campaign carried out, or its directory, on the controller. The pauses that it
+        predicted then stand beside those that were. Empty without a plan; one that cannot be read is left out.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: Says whether the files would change, and writes nothing.

@@ -372,7 +372,8 @@ def test_summary_cannot_be_used_to_write_to_a_terminal() -> None:
 def test_vms_that_were_moved_away_are_told_beside_those_that_stayed() -> None:
     moved = {"uuid": "u2", "to": "hv2", "reason": "by rule 1", "pause_s": 0.2, "ram_bytes": 4096}
     back = {**moved, "home": True, "home_pause_s": 0.45}
-    report = report_of(HostOutcome("hv1", journal(), evacuated={"web1": moved, "app1": back}))
+    known = {"u2": 0.3}
+    report = report_of(HostOutcome("hv1", journal(), evacuated={"web1": moved, "app1": back}, predicted=known))
     jsonschema.validate(report, SCHEMA)
     assert violations(report) == []
     (host,) = report["hosts"]
@@ -383,7 +384,7 @@ def test_vms_that_were_moved_away_are_told_beside_those_that_stayed() -> None:
     ]
     text = "\n".join(summary_lines(report))
     assert "3 of 3 VMs carried on" in text
-    assert "web1: moved away alive, stood still for 0.20 s, by rule 1; to hv2" in text
+    assert "web1: moved away alive, stood still for 0.20 s (planned: up to 0.30 s), by rule 1; to hv2" in text
     assert "moved away alive, and home again" in page(report)
 
 

@@ -18,9 +18,9 @@ from ansible_collections.holdfast.kvm.plugins.action import report as action
 JOURNAL = {"state": "restored", "vms": [{"name": "db1", "state": "resumed", "paused_at": 10.0, "resumed_at": 12.0}]}
 
 
-def run(dest: Path, check_mode: bool = False, **outcomes: Any) -> dict[str, Any]:
+def run(dest: Path, check_mode: bool = False, plan: str = "", **outcomes: Any) -> dict[str, Any]:
     task = SimpleNamespace(
-        args={"dest": str(dest), "campaign": "spring", "outcomes": outcomes},
+        args={"dest": str(dest), "campaign": "spring", "outcomes": outcomes, "plan": plan},
         check_mode=check_mode,
         async_val=0,
         action="holdfast.kvm.report",
@@ -57,6 +57,27 @@ def test_same_report_is_not_written_again(tmp_path: Path) -> None:
     assert not run(tmp_path, hv1=UPGRADED)["changed"]
     assert (tmp_path / "report.json").stat().st_ino == before
     assert run(tmp_path, hv1=UPGRADED, hv2={})["changed"]
+
+
+def test_what_the_plan_predicted_stands_beside_what_happened(tmp_path: Path) -> None:
+    times = {"state": "resumed", "paused_at": 10.0, "resumed_at": 12.0}
+    vms = [{"name": "db1", "uuid": "u1", **times}, {"name": "new1", "uuid": "u2", **times}]
+    entry = {**UPGRADED, "journal": {"state": "restored", "vms": vms}}
+    plan = {"schema_version": 1, "fleet": {}, "vms": [{"uuid": "u1", "pause_p95_s": 3.5}]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    result = run(tmp_path / "report", plan=str(tmp_path), hv1=entry)
+    (host,) = json.loads(Path(result["report_json"]).read_text(encoding="utf-8"))["hosts"]
+    assert [vm["predicted_pause_s"] for vm in host["vms"]] == [3.5, None]
+    assert "db1: paused 2.00 s (planned: up to 3.50 s), " in "\n".join(result["summary"])
+    assert Path(result["report_html"]).read_text(encoding="utf-8").count("planned: up to 3.50 s") == 1
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"schema_version": 1, "fleet": {}}'])
+def test_a_report_is_written_also_without_the_plan(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "plan.json").write_text(text)
+    result = run(tmp_path / "report", plan=str(tmp_path / "plan.json"), hv1=UPGRADED)
+    assert result["results"] == {"hv1": "upgraded"}
 
 
 def test_check_mode_tells_and_writes_nothing(tmp_path: Path) -> None:

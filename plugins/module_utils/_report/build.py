@@ -47,7 +47,8 @@ class HostOutcome:
     """What a run knows of one host: its journal (None when it has none), its own verdict, and an error.
 
     ``evacuated``: the VMs that were moved away before, by name, as the ``evacuate`` role has them. ``boot``: what the
-    VMs waited for in the new kernel's boot, as the ``verify`` module has it.
+    VMs waited for in the new kernel's boot, as the ``verify`` module has it. ``predicted``: the pauses that a plan
+    predicted, in seconds, by the VM's UUID; 95 of 100 are shorter.
     """
 
     host: str
@@ -56,6 +57,7 @@ class HostOutcome:
     error: str = ""
     evacuated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     boot: Sequence[Mapping[str, Any]] = ()
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
 
 def build_report(campaign: str, created: str, outcomes: Sequence[HostOutcome]) -> Dict[str, Any]:
@@ -72,7 +74,8 @@ def host_report(outcome: HostOutcome) -> Dict[str, Any]:
     """One host's part of the report. A skipped host's journal tells of an earlier run, and is left out."""
     skipped = outcome.result_hint == HostResult.SKIPPED.value
     journal: Mapping[str, Any] = {} if skipped else outcome.journal or {}
-    vms = [_vm(entry) for entry in journal.get("vms") or []]
+    vms = [_vm(entry, outcome.predicted) for entry in journal.get("vms") or []]
+    moved = [_moved_vm(name, entry, outcome.predicted) for name, entry in sorted(outcome.evacuated.items())]
     result = host_result(outcome, vms)
     return {
         "host": str(outcome.host),
@@ -84,7 +87,7 @@ def host_report(outcome: HostOutcome) -> Dict[str, Any]:
         "boot_id": _pair(journal, "boot_id"),
         "phases": [_phase(entry) for entry in journal.get("phases") or []],
         "boot": [_phase(entry) for entry in outcome.boot],
-        "vms": vms + [_moved_vm(name, entry) for name, entry in sorted(outcome.evacuated.items())],
+        "vms": vms + moved,
         "warnings": [str(line) for line in journal.get("warnings") or []] + _own_warnings(vms),
     }
 
@@ -168,7 +171,7 @@ def _phase(entry: Mapping[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _vm(entry: Mapping[str, Any]) -> Dict[str, Any]:
+def _vm(entry: Mapping[str, Any], predicted: Mapping[str, float]) -> Dict[str, Any]:
     state = _text(entry, "state")
     result = _VM_RESULTS.get(state, VmResult.FAILED)
     unconfirmed = "its resume was begun, but never confirmed" if state == "resuming" else ""
@@ -181,6 +184,7 @@ def _vm(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "error": _text(entry, "error") or unconfirmed,
         "priority": _whole(entry, "priority") or 0,
         "pause_s": _pause_s(entry),
+        "predicted_pause_s": predicted.get(_text(entry, "uuid")),
         "ram_bytes": _whole(entry, "ram_bytes"),
         "state_bytes": _whole(entry, "state_bytes"),
         "ram_verified": entry.get("ram_verified") is True,
@@ -191,12 +195,12 @@ def _vm(entry: Mapping[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _moved_vm(name: str, entry: Mapping[str, Any]) -> Dict[str, Any]:
+def _moved_vm(name: str, entry: Mapping[str, Any], predicted: Mapping[str, float]) -> Dict[str, Any]:
     """A VM that was elsewhere during the live update. Its pause is the longer one of its ways, by QEMU's measure."""
     home = entry.get("home") is True
     pauses = [pause for pause in (_number(entry, "pause_s"), _number(entry, "home_pause_s")) if pause is not None]
     return {
-        **_vm({}),
+        **_vm({}, {}),
         "name": str(name),
         "uuid": _text(entry, "uuid"),
         "treatment": LIVE,
@@ -204,6 +208,7 @@ def _moved_vm(name: str, entry: Mapping[str, Any]) -> Dict[str, Any]:
         "result": (VmResult.RETURNED if home else VmResult.MOVED).value,
         "error": "",
         "pause_s": round(max(pauses), 3) if pauses else None,
+        "predicted_pause_s": predicted.get(_text(entry, "uuid")),
         "ram_bytes": _whole(entry, "ram_bytes"),
     }
 

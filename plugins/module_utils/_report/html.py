@@ -218,10 +218,17 @@ def _vm(vm: Mapping[str, Any]) -> str:
         f'<tr><td class="name">{text(vm["name"])}<small><code>{text(vm["uuid"])}</code></small></td>'
         f"<td>{text(vm['treatment'].replace('_', ' '))}{reason}</td>"
         f'<td><span class="{text(vm["result"])}">{text(VM_WORDS.get(vm["result"], vm["result"]))}</span>{error}</td>'
-        f'<td class="number">{figures.seconds(vm["pause_s"])}</td>'
+        f'<td class="number">{figures.seconds(vm["pause_s"])}{_prediction(vm)}</td>'
         f'<td class="number">{figures.size(vm["ram_bytes"])}</td>'
         f'<td class="number">{figures.size(vm["state_bytes"])}</td><td>{verified}</td></tr>'
     )
+
+
+def _prediction(vm: Mapping[str, Any]) -> str:
+    """What the plan had said, beside what happened."""
+    if vm["predicted_pause_s"] is None:
+        return ""
+    return f"<small>planned: up to {figures.seconds(vm['predicted_pause_s'])}</small>"
 
 
 def _boot(host: Mapping[str, Any]) -> str:

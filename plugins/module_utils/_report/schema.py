@@ -110,6 +110,7 @@ _VM: Dict[str, Check] = {
     "error": _text,
     "priority": _whole,
     "pause_s": _number_or_null,
+    "predicted_pause_s": _number_or_null,
     "ram_bytes": _whole_or_null,
     "state_bytes": _whole_or_null,
     "ram_verified": _flag,

@@ -57,12 +57,18 @@ def _vm_line(vm: Mapping[str, Any]) -> str:
     if vm["result"] == "resumed":
         verified = "verified" if vm["ram_verified"] else "not verified"
         return (
-            f"{name}: paused {figures.seconds(vm['pause_s'])}, RAM {figures.size(vm['ram_bytes'])} {verified}, "
-            f"state {figures.size(vm['state_bytes'])}"
+            f"{name}: paused {figures.seconds(vm['pause_s'])}{_prediction(vm)}, "
+            f"RAM {figures.size(vm['ram_bytes'])} {verified}, state {figures.size(vm['state_bytes'])}"
         )
     if vm["result"] in ("moved", "returned"):
-        stood = "" if vm["pause_s"] is None else f", stood still for {figures.seconds(vm['pause_s'])}"
+        stood = "" if vm["pause_s"] is None else f", stood still for {figures.seconds(vm['pause_s'])}{_prediction(vm)}"
         return f"{name}: {VM_WORDS[vm['result']]}{stood}, {figures.printable(vm['reason'])}"
     if vm["result"] == "untouched":
         return f"{name}: never paused"
     return f"{name}: {VM_WORDS.get(vm['result'], vm['result'])}, {figures.printable(vm['error'] or 'not running')}"
+
+
+def _prediction(vm: Mapping[str, Any]) -> str:
+    if vm["predicted_pause_s"] is None:
+        return ""
+    return f" (planned: up to {figures.seconds(vm['predicted_pause_s'])})"
