@@ -47,7 +47,8 @@ def main() -> int:
 
 def play() -> list[str]:
     """The story, chapter by chapter; returns everything that did not carry on. Raises HoldfastError."""
-    _chapter("1. A hypervisor with VMs, as it stands in a rack today: Debian 13, kernel 6.12, QEMU 10.0")
+    machine = "UEFI with Secure Boot, two NUMA nodes"
+    _chapter(f"1. A hypervisor with VMs, as it stands in a rack today: Debian 13, kernel 6.12, QEMU 10.0, {machine}")
     down(LAB)
     lab = up(LAB, Wish())
     inventory = str(LAB / "inventory/hosts.yml")

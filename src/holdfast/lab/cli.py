@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..command import interactive, step
 from . import emulator, hosts
@@ -66,6 +66,8 @@ def _facts(lab: hosts.Lab) -> dict:
             "pid": host.pid,
             "accelerator": host.accel,
             "ram_mib": host.ram_mib,
+            "nodes": host.nodes,
+            "firmware": host.firmware,
             "console": str(host.console),
             "forwards": {forward.name: forward.local for forward in host.forwards},
         }
@@ -81,11 +83,12 @@ def _show(lab: hosts.Lab) -> int:
     if not facts["hosts"]:
         console.print("no hypervisor; start one with: holdfast lab up")
         return 0
-    table = Table("host", "state", "RAM", "accelerator", "loopback ports")
+    table = Table("host", "state", "machine", Column("loopback ports", overflow="fold"))
     for host in facts["hosts"]:
         ports = " ".join(f"{name}:{port}" for name, port in host["forwards"].items())
         state = "running" if host["running"] else "ended"
-        table.add_row(host["name"], state, f"{host['ram_mib']} MiB", host["accelerator"], ports)
+        machine = f"{host['ram_mib']} MiB, NUMA nodes: {host['nodes']}, {host['firmware']}, {host['accelerator']}"
+        table.add_row(host["name"], state, machine, ports)
     console.print(table)
     console.print(f"inventory: {lab.folder}/inventory/hosts.yml", soft_wrap=True)
     return 0
