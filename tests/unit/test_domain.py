@@ -156,7 +156,7 @@ def test_each_numa_cell_is_bound_on_its_own_or_as_the_whole_vm() -> None:
 
 @pytest.mark.parametrize("nodeset", ["one", "1-", "0-99999", "^", "1;2"])
 def test_a_set_of_nodes_that_is_none_is_refused(nodeset: str) -> None:
-    with pytest.raises(BadInput, match="not a set of NUMA nodes"):
+    with pytest.raises(BadInput, match="not a set of CPUs or NUMA nodes"):
         domain.vm_facts(vm(top=f"<numatune><memory nodeset='{nodeset}'/></numatune>"))
 
 

@@ -16,6 +16,7 @@ from html import escape
 
 from . import devices as dev
 from . import images
+from .bindings import numbers
 from .errors import BadInput, VmError
 from .facts import RamBacking, VmFacts
 from .incoming import QEMU_NAMESPACE, incoming_pairs
@@ -39,8 +40,6 @@ _BACKING_WORDS = frozenset("memoryBacking hugepages page nosharepages locked sou
 
 # Modes of <numatune> that no page may break; others are wishes.
 _BINDING = ("strict", "restrictive")
-# The kernel knows 1024 nodes at most.
-_NODE_RANGE = re.compile(r"(?P<without>\^?)(?P<first>[0-9]{1,4})(?:-(?P<last>[0-9]{1,4}))?", re.ASCII)
 
 # Names of QEMU's default RAM block by machine type (default_ram_id); with NUMA cells libvirt names them ram-node<N>.
 _RAM_BLOCKS = {"pc": "pc.ram", "q35": "pc.ram", "microvm": "microvm.ram", "virt": "mach-virt.ram"}
@@ -207,19 +206,7 @@ def _bound_to(root: ET.Element, cell: ET.Element | None = None) -> tuple[int, ..
     if cell is not None:
         number = _cell_number(cell)
         named = [entry for entry in root.findall("numatune/memnode") if entry.get("cellid") == str(number)] or named
-    return next((_nodes(entry.get("nodeset", "")) for entry in named if entry.get("mode", "strict") in _BINDING), ())
-
-
-def _nodes(text: str) -> tuple[int, ...]:
-    """Node numbers of a set like ``0-2,^1``; none for an empty one, which libvirt fills in itself."""
-    taken: set[int] = set()
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        match = _NODE_RANGE.fullmatch(part)
-        if not match:
-            raise BadInput(f"{text!r} in the domain XML is not a set of NUMA nodes", "look at virsh dumpxml")
-        several = range(int(match["first"]), int(match["last"] or match["first"]) + 1)
-        taken = taken.difference(several) if match["without"] else taken.union(several)
-    return tuple(sorted(taken))
+    return next((numbers(entry.get("nodeset", "")) for entry in named if entry.get("mode", "strict") in _BINDING), ())
 
 
 def _cell_number(cell: ET.Element) -> int:

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from typing import Any, Dict
 
-from . import durable, guard, integrity, monitor, permit, saveimage
+from . import bindings, durable, guard, integrity, monitor, permit, saveimage
 from .errors import VmError
 from .hypervisor import Domain, Hypervisor
 from .incoming import restore_xml
@@ -28,7 +28,7 @@ def restore(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, dea
     record = journal.vm(uuid)
     verify(pool, record)
     journal.record("vm_verified", uuid=uuid, ram_verified=True)
-    domain = _start(hypervisor, pool, record)
+    domain = _start(hypervisor, pool, journal, record)
     try:
         image = saveimage.read(state_path(pool, uuid))
         monitor.keep_ram_in_place(domain)
@@ -64,12 +64,16 @@ def verify(pool: Pool, record: Dict[str, Any]) -> None:
             raise VmError(f"VM {name}: its RAM {ram_name} is not what was saved")
 
 
-def _start(hypervisor: Hypervisor, pool: Pool, record: Dict[str, Any]) -> Domain:
+def _start(hypervisor: Hypervisor, pool: Pool, journal: Journal, record: Dict[str, Any]) -> Domain:
     """A QEMU that waits for its state. It does not touch the guest's RAM before it gets it."""
     uuid = record["uuid"]
     image = saveimage.read(state_path(pool, uuid))
+    xml, free = bindings.loosened(restore_xml(image.xml), bindings.present())
+    if free:
+        lacking = f"this kernel lacks what its {', '.join(free)} names, so it is not bound by that until its next start"
+        journal.record("warning", text=f"VM {record['name']}: {lacking}")
     with permit.granted(uuid):
-        return hypervisor.create_paused(record["name"], restore_xml(image.xml))
+        return hypervisor.create_paused(record["name"], xml)
 
 
 def _consume(pool: Pool, journal: Journal, uuid: str) -> None:
