@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -186,6 +187,21 @@ def test_the_saved_state_is_gone_before_the_guest_runs(
     assert journal.vm(UUID)["state"] == "resumed"
     with pytest.raises(VmError):
         restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("line", "bound"), [("ro quiet", True), ("elfcorehdr=0x54000000 ro quiet", False)])
+def test_only_a_crash_kernel_frees_a_vm_of_what_it_lacks(
+    pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch, line: str, bound: bool
+) -> None:
+    """An ordinary kernel may have CPUs switched off that a VM's set names; libvirt has always taken that."""
+    numatune = "<numatune><memory mode='strict' nodeset='9'/></numatune>"
+    (pool.root / "state").write_bytes(save_image(XML.replace("</domain>", f"{numatune}</domain>")))
+    monkeypatch.setattr(restore.kexec, "running_cmdline", lambda: line)
+    given: list[str] = []
+    hypervisor = SimpleNamespace(create_paused=lambda _name, xml: given.append(xml))
+    restore._start(hypervisor, pool, journal, record(pool))  # type: ignore[arg-type]
+    assert ("numatune" in given[0]) is bound
+    assert [("numatune" in text) for text in journal.view["warnings"]] == ([] if bound else [True])
 
 
 def test_a_state_that_qemu_refuses_is_kept(pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What binds a VM to CPUs and NUMA nodes of its host, taken off where the running kernel has not got them.
+"""What binds a VM to CPUs and NUMA nodes of its host, taken off where a crash kernel has not got them.
 
 A crash kernel has RAM of one node and lacks a CPU; libvirt refuses to start a VM that is bound to what is absent. The
 VM's RAM lies on its node in any case: it is in the pool. Changes are made in the text, as in ``domain``.

@@ -10,7 +10,8 @@ import time
 from contextlib import suppress
 from typing import Any, Dict
 
-from . import bindings, durable, guard, integrity, monitor, permit, saveimage
+from . import bindings, durable, guard, integrity, kexec, monitor, permit, saveimage
+from .cmdline import is_crash_kernel
 from .errors import VmError
 from .hypervisor import Domain, Hypervisor
 from .incoming import restore_xml
@@ -68,12 +69,22 @@ def _start(hypervisor: Hypervisor, pool: Pool, journal: Journal, record: Dict[st
     """A QEMU that waits for its state. It does not touch the guest's RAM before it gets it."""
     uuid = record["uuid"]
     image = saveimage.read(state_path(pool, uuid))
-    xml, free = bindings.loosened(restore_xml(image.xml), bindings.present())
-    if free:
-        lacking = f"this kernel lacks what its {', '.join(free)} names, so it is not bound by that until its next start"
-        journal.record("warning", text=f"VM {record['name']}: {lacking}")
+    xml = _startable(image.xml, journal, record["name"])
     with permit.granted(uuid):
         return hypervisor.create_paused(record["name"], xml)
+
+
+def _startable(saved: str, journal: Journal, name: str) -> str:
+    """The saved definition as this kernel can start it."""
+    xml = restore_xml(saved)
+    # Elsewhere a set may well name CPUs that are switched off: libvirt has taken it before, and shall have it again.
+    if not is_crash_kernel(kexec.running_cmdline()):
+        return xml
+    xml, free = bindings.loosened(xml, bindings.present())
+    if free:
+        lacking = f"this kernel lacks what its {', '.join(free)} names, so it is not bound by that until its next start"
+        journal.record("warning", text=f"VM {name}: {lacking}")
+    return xml
 
 
 def _consume(pool: Pool, journal: Journal, uuid: str) -> None:
