@@ -10,10 +10,8 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
-from holdfast.lab import hosts, image, up
+from holdfast.lab import hosts, image
+from holdfast.lab.emulator import Firmware
 from holdfast.lab.hosts import Forward, Host
 
 
@@ -52,7 +50,7 @@ def test_the_second_host_dials_the_cable_that_the_first_one_offers(tmp_path: Pat
 
 def test_a_uefi_host_keeps_the_firmwares_variables_for_itself(tmp_path: Path) -> None:
     plain = host("hv1", tmp_path / "hv1", 1)
-    by_uefi = replace(plain, firmware="uefi", uefi_code="/cache/uefi-code.fd")
+    by_uefi = replace(plain, firmware=Firmware.UEFI, uefi_code="/cache/uefi-code.fd")
     flash = [word for word in hosts._arguments(by_uefi, 1, 1) if "if=pflash" in word]
     assert ["readonly=on" in word for word in flash] == [True, False]
     assert f"file={tmp_path}/hv1/uefi-variables.fd" in flash[1]
@@ -65,8 +63,3 @@ def test_root_and_esp_lie_side_by_side_up_to_the_end_of_the_disk() -> None:
     assert len(table) == 64
     assert root + root_sectors == esp
     assert (esp + esp_sectors) * image.SECTOR == image.DISK_BYTES
-
-
-def test_an_unknown_firmware_is_refused_before_anything_is_built(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no firmware coreboot"):
-        up.up(tmp_path, up.Wish(firmware="coreboot"))

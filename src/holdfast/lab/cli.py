@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from ..command import interactive, step
 from . import emulator, hosts
+from .emulator import Firmware
 from .places import lab_dir
 from .up import Wish, down, up
 
@@ -38,13 +39,13 @@ def _register_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ram", type=int, default=5120, metavar="MIB", help="RAM of each (default 5120)")
     parser.add_argument("--nodes", type=int, default=2, metavar="N", help="NUMA nodes of each (default 2)")
     said = "firmware of each: uefi with Secure Boot, or bios (default uefi)"
-    parser.add_argument("--firmware", choices=emulator.FIRMWARE, default=emulator.UEFI, help=said)
+    parser.add_argument("--firmware", choices=[each.value for each in Firmware], default="uefi", help=said)
     parser.add_argument("--no-guests", action="store_const", const=(), default=None, dest="guests", help="define none")
     parser.set_defaults(func=_up)
 
 
 def _up(options: argparse.Namespace) -> int:
-    wish = Wish(hosts=options.hosts, ram_mib=options.ram, nodes=options.nodes, firmware=options.firmware)
+    wish = Wish(hosts=options.hosts, ram_mib=options.ram, nodes=options.nodes, firmware=Firmware(options.firmware))
     up(lab_dir(), wish if options.guests is None else replace(wish, guests=()))
     return _show(hosts.Lab.load(lab_dir()))
 

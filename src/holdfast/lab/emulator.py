@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
@@ -21,12 +22,18 @@ from . import debian
 
 BINARY = "qemu-system-x86_64"
 BELOW_PCI_HOLE_MIB = 2048
-BIOS, UEFI = FIRMWARE = ("bios", "uefi")
 OLDEST = (10, 0)
 # Without extended state: guests here do not need it, and emulation has to carry it through every exit of a guest.
 # Without instructions for cryptography, whose drivers test themselves at each boot, and without the guard around the
 # kernel's access to user memory, which ends a translated block each time.
 EMULATED_CPU = "EPYC,+svm,+npt,-smap,-aes,-pclmulqdq,-sha-ni,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-f16c,-fma"
+
+
+class Firmware(StrEnum):
+    """What a machine starts by, be it a hypervisor or a guest."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
 
 
 @dataclass(frozen=True)

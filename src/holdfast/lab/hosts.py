@@ -21,6 +21,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import C
 
 from ..command import run, spawn
 from . import emulator
+from .emulator import Firmware
 from .image import HostImage
 
 UPLINK_MAC = "52:54:00:0f:00:01"
@@ -50,7 +51,7 @@ class Host:
     folder: str
     key: str
     nodes: int = 1
-    firmware: str = emulator.BIOS
+    firmware: Firmware = Firmware.BIOS
     uefi_code: str = ""
     forwards: tuple[Forward, ...] = ()
     peer_address: str = ""
@@ -132,7 +133,7 @@ def start(
     cpus: int,
     nodes: int,
     accel: str,
-    firmware: str,
+    firmware: Firmware,
     forwards: Sequence[Forward],
 ) -> Lab:
     """Start a hypervisor from a fresh overlay of the image and put it on record. Returns at once."""
@@ -222,7 +223,7 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
     # No ROMs to boot from the network with.
     return [
         *emulator.machine_arguments(host.accel, host.ram_mib, cpus, host.nodes),
-        *(by_uefi if host.firmware == emulator.UEFI else ()),
+        *(by_uefi if host.firmware == Firmware.UEFI else ()),
         *("-name", host.name, "-uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, host.name))),
         *("-drive", f"file={folder}/disk.qcow2,if=virtio,cache=unsafe,discard=unmap,aio=threads"),
         *("-netdev", user, "-device", f"virtio-net-pci,netdev=uplink,mac={UPLINK_MAC},romfile="),

@@ -13,6 +13,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import B
 
 from ..command import step
 from . import debian, emulator
+from .emulator import Firmware
 from .guests.definitions import GUESTS, GuestSpec, define_script, forwards
 from .guests.image import build_guest_image
 from .hosts import Host, Lab, on_host, start, stop, wait_until_usable
@@ -47,7 +48,7 @@ class Wish:
     hosts: int = 1
     ram_mib: int = 5120
     nodes: int = 2
-    firmware: str = emulator.UEFI
+    firmware: Firmware = Firmware.UEFI
     guests: tuple[GuestSpec, ...] = GUESTS
 
 
@@ -63,8 +64,6 @@ def up(folder: Path, wish: Wish) -> Lab:
     """Start the hosts that do not run yet, define the guests, write the inventory. Can be run again at any time."""
     if not 1 <= wish.hosts <= LARGEST_LAB:
         raise BadInput(f"a lab of {wish.hosts} hosts is not possible", f"ask for 1 to {LARGEST_LAB}")
-    if wish.firmware not in emulator.FIRMWARE:
-        raise BadInput(f"a lab host has no firmware {wish.firmware}", f"ask for {' or '.join(emulator.FIRMWARE)}")
     image = prepare_images()
     lab = Lab.load(folder)
     for number in range(1, wish.hosts + 1):

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 
+from ..emulator import Firmware
 from ..hosts import Forward
 
 IMAGES = "/var/lib/libvirt/images"
@@ -42,11 +43,6 @@ class Role(StrEnum):
 class Machine(StrEnum):
     Q35 = "q35"
     PC = "pc"
-
-
-class Firmware(StrEnum):
-    BIOS = "bios"
-    UEFI = "uefi"
 
 
 SERVICES = {Role.DB: {"witness": 7000, "redis": 6379}, Role.TICK: {"witness": 7000}}
