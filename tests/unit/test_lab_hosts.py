@@ -10,7 +10,10 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.lab import hosts, image
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+from holdfast.lab import hosts, image, up
 from holdfast.lab.emulator import Firmware
 from holdfast.lab.hosts import Forward, Host
 
@@ -63,3 +66,9 @@ def test_root_and_esp_lie_side_by_side_up_to_the_end_of_the_disk() -> None:
     assert len(table) == 64
     assert root + root_sectors == esp
     assert (esp + esp_sectors) * image.SECTOR == image.DISK_BYTES
+
+
+@pytest.mark.parametrize("nodes", [0, -1, 64])
+def test_a_number_of_nodes_that_cannot_be_is_refused_before_anything_is_built(tmp_path: Path, nodes: int) -> None:
+    with pytest.raises(BadInput, match="NUMA nodes is not possible"):
+        up.up(tmp_path, up.Wish(nodes=nodes))

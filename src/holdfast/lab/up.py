@@ -28,6 +28,7 @@ PROGRAMS = {
     "ssh": "openssh-client",
 }
 LARGEST_LAB = 2
+MOST_NODES = 4
 # What an operator would write into group_vars: how much RAM of each NUMA node VMs get, and where the newer packages
 # come from. A lab of one host has nobody to migrate to; who wants certificates says so, and they stay in the folder.
 VARIABLES = {
@@ -64,6 +65,8 @@ def up(folder: Path, wish: Wish) -> Lab:
     """Start the hosts that do not run yet, define the guests, write the inventory. Can be run again at any time."""
     if not 1 <= wish.hosts <= LARGEST_LAB:
         raise BadInput(f"a lab of {wish.hosts} hosts is not possible", f"ask for 1 to {LARGEST_LAB}")
+    if not 1 <= wish.nodes <= MOST_NODES:
+        raise BadInput(f"a lab host of {wish.nodes} NUMA nodes is not possible", f"ask for 1 to {MOST_NODES}")
     image = prepare_images()
     lab = Lab.load(folder)
     for number in range(1, wish.hosts + 1):
