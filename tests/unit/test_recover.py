@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     fallback,
     health,
     kexec,
+    lanes,
     monitor,
     recover,
     suspend,
+    ways_out,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import request as requests
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
@@ -93,6 +96,8 @@ class Scene:
         self.deeds: list[str] = []
         self.unrestorable: set[str] = set()
         self.problems: list[str] = []
+        self.silent: tuple[str, ...] = ()
+        self.waited_until: set[float] = set()
         self.journal = open_journal(state_dir)
         vms = [
             {"name": "db", "uuid": DB, "priority": 80, "treatment": "in_place", "reason": ""},
@@ -100,7 +105,14 @@ class Scene:
         ]
         kernel = {"from": "6.12", "to": "7.2"}
         self.journal.record(
-            "begin", generation=GENERATION, host="hv1", kernel=kernel, qemu="10", boot_id="old", vms=vms
+            "begin",
+            generation=GENERATION,
+            host="hv1",
+            kernel=kernel,
+            qemu="10",
+            boot_id="old",
+            ways_out=["br0"],
+            vms=vms,
         )
         self.journal.record("suspending")
 
@@ -150,13 +162,19 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     def connect() -> Iterator[Scene]:
         yield scene
 
-    def restore(_hypervisor: Any, _pool: Any, journal: Journal, uuid: str, _deadline_s: float) -> None:
+    def restore(_hypervisor: Any, _pool: Any, journal: Journal, uuid: str, _deadline_s: float, ready: Any) -> None:
         scene.deeds.append(f"restore {uuid[:2]}")
         if uuid in scene.unrestorable:
             raise VmError(f"VM {uuid[:2]}: QEMU refuses its state")
         journal.record("vm_verified", uuid=uuid, ram_verified=True)
+        ready(SimpleNamespace(name=uuid[:2]))
         journal.record("vm_resuming", uuid=uuid)
         journal.record("vm_resumed", uuid=uuid, moment=2.0, qemu="11.1.3")
+
+    def silent(names: list[str], until: float) -> tuple[str, ...]:
+        assert names == ["br0"]
+        scene.waited_until.add(until)
+        return scene.silent
 
     def go_back(_pool: Any, journal: Journal, reason: str) -> None:
         scene.deeds.append("go back")
@@ -174,6 +192,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(suspend, "unpause", lambda _hypervisor, vm: scene.deeds.append(f"go on {vm['uuid'][:2]}"))
     monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "10.0.2")
     monkeypatch.setattr(fallback, "go_back", go_back)
+    monkeypatch.setattr(ways_out, "silent", silent)
     monkeypatch.setattr(health, "problems", lambda _wanted, _journal: scene.problems)
     monkeypatch.setattr(attach, "check_owner", lambda _pool, _journal: None)
     monkeypatch.setattr(kexec, "unload", lambda: scene.deeds.append("unload"))
@@ -322,6 +341,63 @@ def test_a_kernel_on_which_no_vm_comes_back_is_left(scene: Scene, monkeypatch: p
     assert (journal.state, journal.view["fell_back"]) == ("restored", True)
     assert states(journal) == {"db": "resumed", "web": "resumed"}
     assert "QEMU refuses its state" in journal.view["reason"]
+
+
+def test_a_kernel_that_does_not_get_at_the_network_is_left_before_any_vm_runs_on_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver or a name of a network card that is not what it was: the usual way for a new kernel to fail."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.silent = ("br0",)
+    monkeypatch.setattr(lanes, "bounded", lambda _wanted: 1)
+    with pytest.raises(SystemExit):
+        scene.recover()
+    # No second try, and the other VM is not even begun: both would wait for the same.
+    assert scene.deeds == ["restore 11", "go back"]
+    # Should it be the switch and not the kernel, the VMs go on all the same.
+    boots_as(monkeypatch, "back")
+    journal = scene.recover()
+    assert (journal.state, journal.view["fell_back"]) == ("restored", True)
+    assert states(journal) == {"db": "resumed", "web": "resumed"}
+    assert "br0 carried the frames of VMs" in journal.view["reason"]
+    assert [text for text in journal.view["warnings"] if text.startswith("br0 carried")] != []
+
+
+def test_vms_go_on_without_a_network_where_going_back_is_forbidden(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.silent = ("br0",)
+    requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=0))
+    journal = scene.recover()
+    assert states(journal) == {"db": "resumed", "web": "resumed"}
+    assert [text for text in journal.view["warnings"] if "br0" in text] == [
+        "br0 carried the frames of VMs before the jump, and does not now"
+    ]
+
+
+def test_vms_go_on_without_a_network_where_there_is_no_way_back_after_all(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_pool: Any, _journal: Journal, _reason: str) -> None:
+        raise HoldfastError("kexec does not load the old kernel")
+
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.silent = ("br0",)
+    monkeypatch.setattr(fallback, "go_back", refused)
+    journal = scene.recover()
+    assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
+    assert "cannot go back" in journal.view["warnings"][0]
+
+
+def test_vms_that_go_on_where_they_were_wait_for_no_network(scene: Scene) -> None:
+    scene.saved()
+    scene.silent = ("br0",)
+    journal = scene.recover()
+    assert (journal.state, scene.waited_until) == ("aborted", {0.0})
 
 
 def test_a_host_goes_back_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -134,6 +135,13 @@ class Journal:
             self._append(f"{_sum(text)} {text}")
             self._fold(entry)
 
+    def warn(self, text: str) -> None:
+        """On record, or in the unit's log when there is no room: a full disk must not keep a VM paused."""
+        try:
+            self.record("warning", text=text)
+        except HoldfastError:
+            print(f"holdfast: {text}", file=sys.stderr, flush=True)
+
     def archive(self) -> None:
         """Move a finished journal to the history, so that the next generation may begin."""
         if self.state not in TERMINAL:
@@ -252,6 +260,7 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "reason": "",
         "taint": entry.get("taint", 0),
         "before": entry.get("before", {}),
+        "ways_out": entry.get("ways_out", []),
         "only": entry.get("only", EVERYTHING),
         "fell_back": False,
         "phases": [],

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from dataclasses import replace
 from typing import Any, Dict, List
 
 from . import attach, fallback, guard, health, kexec, lanes, monitor, saveimage
@@ -17,6 +17,7 @@ from .config import Config
 from .errors import HoldfastError, VmError
 from .hypervisor import Hypervisor, connect_patiently
 from .journal import HELD, OPEN, TERMINAL, WAITING, Journal, open_journal
+from .network import Network
 from .pool import Content, Pool, open_pool
 from .request import Request
 from .restore import restore, verify
@@ -50,7 +51,7 @@ def recover(config: Config, reason: str = "") -> str:
 def _take_back(config: Config, pool: Pool, journal: Journal, reason: str) -> str:
     """Nothing has happened that cannot be undone: every VM goes on, here and now, with what it had."""
     pool.attach(Content.TRUSTED)
-    _bring_back(pool, journal, _wanted(config, journal))
+    _bring_back(pool, journal, _wanted(config, journal), Network(journal))
     kexec.unload()
     return close(config, journal, "aborted", reason)
 
@@ -61,9 +62,13 @@ def _land(config: Config, pool: Pool, journal: Journal) -> str:
     wanted = _wanted(config, journal)
     if journal.state == "attached":
         fallback.go_back_if(health.problems(wanted, journal), pool, journal)
-    _bring_back(pool, journal, wanted)
+    network = Network(journal, insists=bool(wanted.fallback_after) and fallback.is_possible(journal))
+    _bring_back(pool, journal, wanted, network)
     if wanted.fallback_after:
         fallback.go_back_if(_none_came_back(journal), pool, journal)
+    if network.missed:
+        # There was no way back after all, and VMs that go on are better than VMs that stand still.
+        _bring_back(pool, journal, replace(wanted, fallback_after=0), Network(journal))
     return close(config, journal, "restored", journal.view["reason"])
 
 
@@ -126,12 +131,12 @@ def settle(config: Config, journal: Journal) -> str:
     return f"generation {journal.generation} {journal.state}{left}"
 
 
-def _bring_back(pool: Pool, journal: Journal, wanted: Request) -> None:
+def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network) -> None:
     """Every VM that can go on does: the paused ones at once, then the suspended ones in the order of priority."""
     with connect_patiently() as hypervisor:
         for vm in sorted(journal.vms, key=lambda vm: -vm["priority"]):
             _catch_up(hypervisor, pool, journal, vm)
-        _restore_suspended(hypervisor, pool, journal, wanted)
+        _restore_suspended(hypervisor, pool, journal, wanted, network)
 
 
 def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str, Any]) -> None:
@@ -157,15 +162,7 @@ def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str
         elif step is Step.CONTRADICTION:
             journal.record("vm_failed", uuid=vm["uuid"], error=step.value)
     except HoldfastError as exc:
-        _warn(journal, str(exc))
-
-
-def _warn(journal: Journal, text: str) -> None:
-    """On record, or in the unit's log when there is no room: a full disk must not keep the next VM paused."""
-    try:
-        journal.record("warning", text=text)
-    except HoldfastError:
-        print(f"holdfast: {text}", file=sys.stderr, flush=True)
+        journal.warn(str(exc))
 
 
 def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Step:
@@ -194,7 +191,7 @@ def _ended_on_purpose(hypervisor: Hypervisor, uuid: str) -> bool:
         return False
 
 
-def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:
+def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request, network: Network) -> None:
     """Restore what is suspended; begin no more once going back is the better way."""
     waiting = [vm for vm in journal.vms if vm["state"] in HELD]
     if not waiting:
@@ -204,26 +201,36 @@ def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wan
     order = [vm["uuid"] for vm in sorted(waiting, key=lambda vm: -vm["priority"])]
 
     def bring(uuid: str) -> None:
-        if not fallback.is_due(journal, wanted.fallback_after):
-            _restore_or_keep(hypervisor, pool, journal, uuid, wanted.deadline_s)
+        if not network.missed and not fallback.is_due(journal, wanted.fallback_after):
+            _restore_or_keep(hypervisor, pool, journal, uuid, wanted.deadline_s, network)
 
     with journal.phase("restore"):
         lanes.in_order(bring, order, lanes.bounded(wanted.parallel))
 
 
-def _restore_or_keep(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, deadline_s: float) -> None:
+def _restore_or_keep(
+    hypervisor: Hypervisor,
+    pool: Pool,
+    journal: Journal,
+    uuid: str,
+    deadline_s: float,
+    network: Network,
+) -> None:
     """Restore one VM, with a second try; what fails twice stays as it is, on record."""
     try:
-        restore(hypervisor, pool, journal, uuid, deadline_s)
+        restore(hypervisor, pool, journal, uuid, deadline_s, network.wait_for)
         return
     except HoldfastError as exc:
+        if network.missed and journal.vm(uuid)["state"] in HELD:
+            journal.record("vm_failed", uuid=uuid, error=str(exc))
+            return
         journal.record("warning", text=f"first try: {exc}")
     try:
         # A new connection: the daemon behind the first one may be the reason.
         with connect_patiently() as again:
             _catch_up(again, pool, journal, journal.vm(uuid))
             if journal.vm(uuid)["state"] in HELD:
-                restore(again, pool, journal, uuid, deadline_s)
+                restore(again, pool, journal, uuid, deadline_s, network.wait_for)
     except HoldfastError as exc:
         if journal.vm(uuid)["state"] in HELD:
             journal.record("vm_failed", uuid=uuid, error=str(exc))

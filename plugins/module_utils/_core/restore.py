@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 from . import bindings, durable, guard, integrity, kexec, monitor, permit, saveimage
 from .cmdline import is_crash_kernel
@@ -20,8 +20,15 @@ from .pool import Pool
 from .suspend import state_path
 
 
-def restore(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, deadline_s: float) -> None:
-    """Bring one suspended VM back and record it.
+def restore(
+    hypervisor: Hypervisor,
+    pool: Pool,
+    journal: Journal,
+    uuid: str,
+    deadline_s: float,
+    ready: Callable[[Domain], None] = lambda _domain: None,
+) -> None:
+    """Bring one suspended VM back and record it. ``ready`` returns when it may go on, or raises VmError.
 
     Raises VmError; the VM is then not running anywhere, and unless its CPUs were about to run, RAM and state are
     kept as they were.
@@ -35,6 +42,7 @@ def restore(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, dea
         monitor.keep_ram_in_place(domain)
         monitor.load_state(domain, state_path(pool, uuid), image.stream_offset, deadline_s)
         monitor.copy_ram_again(domain)
+        ready(domain)
         guard.end()
     except Exception:
         with suppress(VmError):  # a QEMU that refused its state has often ended by itself; its own words matter more

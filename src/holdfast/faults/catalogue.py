@@ -180,6 +180,9 @@ done
 {CABLE_MENDED}
 """
 
+# For this boot only. Whoever brings the cards up does so once, and not again.
+NO_LINK = "for second in $(seq 600); do ip link set eth0 down; ip link set eth1 down; sleep 1; done 2>/dev/null"
+
 BEFORE_THE_JUMP = (
     _kill("while the new kernel is loaded", "load", "phase_begin load", Ending.ABORTED),
     _kill("while VMs are paused", "suspend", f"vm_paused {UUID[TICK]}", Ending.ABORTED),
@@ -283,6 +286,7 @@ AFTER_THE_JUMP = (
         (Ending.FELL_BACK,),
         limits={"health_command": "echo a driver is missing; exit 1"},
     ),
+    Fault("the new kernel does not get at the network", "restore", "arrived", NO_LINK, (Ending.FELL_BACK,)),
     Fault(
         "the new QEMU cannot start",
         "restore",

@@ -1,0 +1,40 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a VM waits for before it goes on after a jump: that somebody hears it."""
+
+from __future__ import annotations
+
+import time
+
+from . import ways_out
+from .errors import VmError
+from .hypervisor import Domain
+from .journal import Journal
+
+
+class Network:
+    """One wait for all VMs of a host, of ``ways_out.LIMIT_S`` seconds at most from its making. Without a jump, of none.
+
+    ``insists``: a VM does not go on without its network. For a kernel that can still be left: that it does not get at
+    the network is then as good a reason as any. ``missed`` is why it should be left, empty until that is known.
+    """
+
+    def __init__(self, journal: Journal, insists: bool = False) -> None:
+        self.missed = ""
+        self._journal = journal
+        self._insists = insists
+        jumped = bool(journal.view["boot_id"]["to"])
+        self._until = time.monotonic() + ways_out.LIMIT_S if jumped else 0.0
+
+    def wait_for(self, domain: Domain) -> None:
+        """Return when the network is back, or when the VM goes on without. Raises VmError when it does not."""
+        silent = ways_out.silent(self._journal.view["ways_out"], self._until)
+        if not silent:
+            return
+        found = f"{', '.join(silent)} carried the frames of VMs before the jump, and does not now"
+        if self._insists:
+            self.missed = found
+            raise VmError(f"VM {domain.name}: {found}")
+        if found not in self._journal.view["warnings"]:
+            self._journal.warn(found)

@@ -1,0 +1,78 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How frames of VMs leave the host: the bridges, switches and cards that VMs are on, and whether those carry.
+
+A guest that goes on before its bridge does speaks into nothing; TCP then tries again after ever longer intervals, so a
+network that is late by some seconds is missed for up to twice as long.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Iterator, Sequence, Set, Tuple
+
+NET = Path("/sys/class/net")
+# BR_STATE_FORWARDING of linux/if_bridge.h.
+FORWARDING = "3"
+# Several times what a link takes to be negotiated, or a bridge with STP to forward.
+LIMIT_S = 60.0
+LOOK_S = 0.02
+
+
+def carrying(net: Path = NET) -> Tuple[str, ...]:
+    """Names of what VMs are on that leads out of this host just now; a network within the host is not among them."""
+    return tuple(sorted(device.name for device in _used_by_vms(net) if _carries(device)))
+
+
+def silent(names: Sequence[str], until: float, net: Path = NET) -> Tuple[str, ...]:
+    """Wait until all of them carry, or the monotonic clock is at ``until``; return those that do not."""
+    while True:
+        found = tuple(name for name in names if not _carries(net / name))
+        if not found or time.monotonic() >= until:
+            return found
+        time.sleep(LOOK_S)
+
+
+def _used_by_vms(net: Path) -> Set[Path]:
+    used = set()
+    for device in net.iterdir():
+        if _is_tap(device) and (device / "master").exists():
+            used.add((device / "master").resolve())
+        elif (device / "macvtap").exists():
+            used.update(_below(device))
+    return used
+
+
+def _carries(device: Path) -> bool:
+    """Whether frames come through: as the port of a bridge, as one that has ports itself, or as a card."""
+    state = _read(device / "brport/state")
+    if state:
+        return state == FORWARDING
+    ports = [port for port in _below(device) if (port / "master").exists()]
+    if ports or (device / "bridge").exists():
+        return any(_leads_out(port) and _carries(port) for port in ports)
+    return _read(device / "carrier") == "1"
+
+
+def _leads_out(port: Path) -> bool:
+    """Hardware, something made of hardware, or a tunnel; neither a VM's tap nor the end of a container's veth."""
+    uevent = _read(port / "uevent").splitlines()
+    return not _is_tap(port) and ((port / "device").exists() or "DEVTYPE=vxlan" in uevent or any(_below(port)))
+
+
+def _is_tap(device: Path) -> bool:
+    return (device / "tun_flags").exists()
+
+
+def _below(device: Path) -> Iterator[Path]:
+    """What a device is made of: a bridge of its ports, a bond of its members, a VLAN or a macvtap of its card."""
+    return (lower.resolve() for lower in device.glob("lower_*"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:  # absent; or the kernel does not tell, as of the carrier of what is switched off
+        return ""
