@@ -21,13 +21,13 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources impor
 from ansible_collections.holdfast.kvm.plugins.modules import verify
 
 UUID = "11111111-2222-4333-8444-555555555555"
-BEFORE = Health(("lan", "wan"), ("ssd",), (UUID,), taint=1 << 12)
+BEFORE = Health(("lan", "wan"), ("ssd",), (UUID,), taint=1 << 12, ways_out=("br0",))
 NAMES = {UUID: "db1"}
 
 
 def test_nothing_is_worse_than_before() -> None:
     assert gates.worse(BEFORE, BEFORE, NAMES) == []
-    better = Health(("dmz", "lan", "wan"), ("hdd", "ssd"), ("other", UUID), taint=0)
+    better = Health(("dmz", "lan", "wan"), ("hdd", "ssd"), ("other", UUID), 0, ("br0", "br1"))
     assert gates.worse(BEFORE, better, NAMES) == []
 
 
@@ -37,6 +37,7 @@ def test_nothing_is_worse_than_before() -> None:
         (replace(BEFORE, networks=("wan",)), "libvirt's network lan was active before"),
         (replace(BEFORE, storage_pools=()), "libvirt's storage pool ssd was active before"),
         (replace(BEFORE, guest_agents=()), "VM db1: its guest agent answered before"),
+        (replace(BEFORE, ways_out=()), "br0 carried the frames of VMs out of the host before"),
         (replace(BEFORE, taint=1 << 12 | 1 << 9), "the kernel reports a warning with a stack trace"),
         (replace(BEFORE, taint=1 << 7), "the kernel reports an oops"),
     ],
@@ -80,6 +81,7 @@ class Host:
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(gates, "LOOK_S", 0.0)
     monkeypatch.setattr(gates.kexec, "taint", lambda: 1 << 12)
+    monkeypatch.setattr(gates.ways_out, "carrying", lambda _also: ("br0",))
     monkeypatch.setattr(gates.monitor, "guest_agent_answers", lambda domain, _limit: domain.answers)
     return Host()
 

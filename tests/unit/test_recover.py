@@ -111,7 +111,7 @@ class Scene:
             kernel=kernel,
             qemu="10",
             boot_id="old",
-            ways_out=["br0"],
+            before={"ways_out": ["br0"]},
             vms=vms,
         )
         self.journal.record("suspending")

@@ -65,9 +65,9 @@ def test_a_bridge_with_vms_leads_out_by_a_card_that_forwards(net: Net) -> None:
     net.bridge("br0")
     eth0 = net.card("eth0", "br0", state=FORWARDING)
     net.tap("vnet0", "br0")
-    assert ways_out.carrying(net.path) == ("br0",)
+    assert ways_out.carrying(net=net.path) == ("br0",)
     (eth0 / "brport/state").write_text("1\n")
-    assert ways_out.carrying(net.path) == ()
+    assert ways_out.carrying(net=net.path) == ()
 
 
 def test_neither_a_network_within_the_host_nor_one_without_vms_is_a_way_out(net: Net) -> None:
@@ -79,7 +79,7 @@ def test_neither_a_network_within_the_host_nor_one_without_vms_is_a_way_out(net:
     net.bridge("br9")
     net.card("eth9", "br9", state=FORWARDING)
     net.add("veth2", "virbr0", state=FORWARDING)
-    assert ways_out.carrying(net.path) == ()
+    assert ways_out.carrying(net=net.path) == ()
 
 
 def test_a_bond_and_a_vlan_on_it_lead_out_as_ports_of_a_bridge(net: Net) -> None:
@@ -90,7 +90,7 @@ def test_a_bond_and_a_vlan_on_it_lead_out_as_ports_of_a_bridge(net: Net) -> None
     vlan = net.add("bond0.7", "br0", state=FORWARDING)
     net.put_on(vlan, "bond0")
     net.tap("vnet0", "br0")
-    assert ways_out.carrying(net.path) == ("br0",)
+    assert ways_out.carrying(net=net.path) == ("br0",)
     assert bond.exists()
 
 
@@ -99,9 +99,9 @@ def test_a_switch_of_its_own_kind_leads_out_by_the_carrier_of_its_cards(net: Net
     net.add("ovs-system", carrier="0")
     eth0 = net.card("eth0", "ovs-system")
     net.add("vnet0", "ovs-system", tun_flags="0x1002")
-    assert ways_out.carrying(net.path) == ("ovs-system",)
+    assert ways_out.carrying(net=net.path) == ("ovs-system",)
     (eth0 / "carrier").write_text("0\n")
-    assert ways_out.carrying(net.path) == ()
+    assert ways_out.carrying(net=net.path) == ()
 
 
 def test_a_macvtap_leads_out_by_its_card(net: Net) -> None:
@@ -109,7 +109,14 @@ def test_a_macvtap_leads_out_by_its_card(net: Net) -> None:
     macvtap = net.add("macvtap0")
     (macvtap / "macvtap").mkdir()
     net.put_on(macvtap, "eth0")
-    assert ways_out.carrying(net.path) == ("eth0",)
+    assert ways_out.carrying(net=net.path) == ("eth0",)
+
+
+def test_a_bridge_that_the_last_vm_has_left_is_looked_at_when_it_is_asked_for(net: Net) -> None:
+    net.bridge("br0")
+    net.card("eth0", "br0", state=FORWARDING)
+    assert ways_out.carrying(net=net.path) == ()
+    assert ways_out.carrying(("br0", "br1"), net.path) == ("br0",)
 
 
 def test_after_the_jump_a_card_may_have_another_name(net: Net) -> None:

@@ -260,7 +260,6 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "reason": "",
         "taint": entry.get("taint", 0),
         "before": entry.get("before", {}),
-        "ways_out": entry.get("ways_out", []),
         "only": entry.get("only", EVERYTHING),
         "fell_back": False,
         "phases": [],

@@ -13,7 +13,7 @@ import socket
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
-from . import attach, deadline, gates, guard, kexec, lanes, monitor, ways_out
+from . import attach, deadline, gates, guard, kexec, lanes, monitor
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, next_command_line
@@ -69,7 +69,6 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         boot_id=kexec.boot_id(),
         taint=kexec.taint(),
         before=asdict(gates.look(hypervisor)),
-        ways_out=ways_out.carrying(),
         only=wanted.only,
         vms=names,
     )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from . import ways_out
@@ -22,6 +23,7 @@ class Network:
 
     def __init__(self, journal: Journal, insists: bool = False) -> None:
         self.missed = ""
+        self._telling = threading.Lock()
         self._journal = journal
         self._insists = insists
         jumped = bool(journal.view["boot_id"]["to"])
@@ -29,12 +31,13 @@ class Network:
 
     def wait_for(self, domain: Domain) -> None:
         """Return when the network is back, or when the VM goes on without. Raises VmError when it does not."""
-        silent = ways_out.silent(self._journal.view["ways_out"], self._until)
+        silent = ways_out.silent(self._journal.view["before"].get("ways_out", ()), self._until)
         if not silent:
             return
         found = f"{', '.join(silent)} carried the frames of VMs before the jump, and does not now"
         if self._insists:
             self.missed = found
             raise VmError(f"VM {domain.name}: {found}")
-        if found not in self._journal.view["warnings"]:
-            self._journal.warn(found)
+        with self._telling:
+            if found not in self._journal.view["warnings"]:
+                self._journal.warn(found)

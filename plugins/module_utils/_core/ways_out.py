@@ -21,9 +21,13 @@ LIMIT_S = 60.0
 LOOK_S = 0.02
 
 
-def carrying(net: Path = NET) -> Tuple[str, ...]:
-    """Names of what VMs are on that leads out of this host just now; a network within the host is not among them."""
-    return tuple(sorted(device.name for device in _used_by_vms(net) if _carries(device)))
+def carrying(also: Sequence[str] = (), net: Path = NET) -> Tuple[str, ...]:
+    """Names of what VMs are on that leads out of this host just now; a network within the host is not among them.
+
+    ``also`` is looked at although no VM may be on it any more.
+    """
+    names = {device.name for device in _used_by_vms(net)} | set(also)
+    return tuple(sorted(name for name in names if _carries(net / name)))
 
 
 def silent(names: Sequence[str], until: float, net: Path = NET) -> Tuple[str, ...]:
