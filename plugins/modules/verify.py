@@ -16,8 +16,8 @@ description:
   - Every VM of the live update runs again (or is paused, if it was), on the installed QEMU, and copies its RAM when
     it is migrated or saved next. The journal is closed, and no suspended VM is left in the pool.
   - What was well before the live update is well again. libvirt's networks and storage pools that were active are
-    active, guest agents that answered answer, and the kernel's taint tells of no new trouble. The look before is in the
-    journal.
+    active, bridges that carried VMs' frames out of the host carry them, guest agents that answered answer, and the
+    kernel's taint tells of no new trouble. The look before is in the journal.
   - Reads only. Without O(generation) it looks at the VMs that run and at the journal, and expects nothing of kernel and
     QEMU.
 author:
@@ -42,7 +42,7 @@ options:
     type: bool
     default: true
   wait_s:
-    description: Seconds that networks, storage pools and guest agents may take to be as they were before.
+    description: Seconds that networks, storage pools, bridges and guest agents may take to be as they were before.
     type: int
     default: 60
 attributes:

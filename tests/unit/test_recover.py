@@ -343,21 +343,27 @@ def test_a_kernel_on_which_no_vm_comes_back_is_left(scene: Scene, monkeypatch: p
     assert "QEMU refuses its state" in journal.view["reason"]
 
 
-def test_a_kernel_that_does_not_get_at_the_network_is_left_before_any_vm_runs_on_it(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A driver or a name of a network card that is not what it was: the usual way for a new kernel to fail."""
+@pytest.fixture
+def cut_off(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """After the jump, with a network that does not come back."""
     scene.arrived()
     boots_as(monkeypatch, "new")
     scene.silent = ("br0",)
+    return scene
+
+
+def test_a_kernel_that_does_not_get_at_the_network_is_left_before_any_vm_runs_on_it(
+    cut_off: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver or a name of a network card that is not what it was: the usual way for a new kernel to fail."""
     monkeypatch.setattr(lanes, "bounded", lambda _wanted: 1)
     with pytest.raises(SystemExit):
-        scene.recover()
+        cut_off.recover()
     # No second try, and the other VM is not even begun: both would wait for the same.
-    assert scene.deeds == ["restore 11", "go back"]
+    assert cut_off.deeds == ["restore 11", "go back"]
     # Should it be the switch and not the kernel, the VMs go on all the same.
     boots_as(monkeypatch, "back")
-    journal = scene.recover()
+    journal = cut_off.recover()
     assert (journal.state, journal.view["fell_back"]) == ("restored", True)
     assert states(journal) == {"db": "resumed", "web": "resumed"}
     assert "br0 carried the frames of VMs" in journal.view["reason"]
@@ -365,30 +371,22 @@ def test_a_kernel_that_does_not_get_at_the_network_is_left_before_any_vm_runs_on
 
 
 def test_vms_go_on_without_a_network_where_going_back_is_forbidden(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    cut_off: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene.arrived()
-    boots_as(monkeypatch, "new")
-    scene.silent = ("br0",)
-    requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=0))
-    journal = scene.recover()
+    requests.write(cut_off.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=0))
+    journal = cut_off.recover()
     assert states(journal) == {"db": "resumed", "web": "resumed"}
-    assert [text for text in journal.view["warnings"] if "br0" in text] == [
-        "br0 carried the frames of VMs before the jump, and does not now"
-    ]
+    assert [text for text in journal.view["warnings"] if "br0" in text] == [ways_out.lost("br0")]
 
 
 def test_vms_go_on_without_a_network_where_there_is_no_way_back_after_all(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    cut_off: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(_pool: Any, _journal: Journal, _reason: str) -> None:
         raise HoldfastError("kexec does not load the old kernel")
 
-    scene.arrived()
-    boots_as(monkeypatch, "new")
-    scene.silent = ("br0",)
     monkeypatch.setattr(fallback, "go_back", refused)
-    journal = scene.recover()
+    journal = cut_off.recover()
     assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
     assert "cannot go back" in journal.view["warnings"][0]
 

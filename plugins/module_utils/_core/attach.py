@@ -104,7 +104,7 @@ def _arrive(config: Config, pool: Pool, journal: Journal) -> None:
     arrival = {"boot_id": kexec.boot_id(), "kernel": kexec.running_release()}
     if is_crash_kernel(kexec.running_cmdline()):
         journal.record("arrived", **arrival, crashed=True, reason=_why_it_died(journal))
-        journal.record("warning", text=LITTLE_MEMORY)
+        journal.warn(LITTLE_MEMORY)
     else:
         journal.record("arrived", **arrival)
         _guard(config, journal)
@@ -123,7 +123,7 @@ def _guard(config: Config, journal: Journal) -> None:
     try:
         guard.begin(config.state_dir)
     except HoldfastError as exc:
-        journal.record("warning", text=f"the start of kernel {kexec.running_release()} is not guarded: {exc}")
+        journal.warn(f"the start of kernel {kexec.running_release()} is not guarded: {exc}")
 
 
 def _why_it_died(journal: Journal) -> str:

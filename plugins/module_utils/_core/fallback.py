@@ -44,7 +44,7 @@ def go_back_if(reasons: List[str], pool: Pool, journal: Journal) -> None:
     try:
         go_back(pool, journal, "; ".join(reasons))
     except HoldfastError as exc:
-        journal.record("warning", text=f"the host cannot go back to kernel {journal.view['kernel']['from']}: {exc}")
+        journal.warn(f"the host cannot go back to kernel {journal.view['kernel']['from']}: {exc}")
         pool.reattach()
 
 

@@ -106,7 +106,7 @@ def _worse(before: Health, now: Health, names: Mapping[str, str]) -> Iterator[st
     for uuid in silent:
         yield f"VM {names.get(uuid, uuid)}: its guest agent answered before, and does not now"
     for name in cut_off:
-        yield f"{name} carried the frames of VMs out of the host before, and does not now"
+        yield ways_out.lost(name)
     for bit, what in TROUBLE.items():
         if now.taint & ~before.taint & 1 << bit:
             yield f"the kernel reports {what} (taint {now.taint}, before {before.taint}): see its log"

@@ -103,7 +103,7 @@ def _stage_guard(config: Config, journal: Journal, wanted: Request, new: str) ->
     except HoldfastError as exc:
         trouble = str(exc)
     if trouble:
-        journal.record("warning", text=f"the start of kernel {wanted.kernel_to} is not guarded: {trouble}")
+        journal.warn(f"the start of kernel {wanted.kernel_to} is not guarded: {trouble}")
 
 
 def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:

@@ -34,7 +34,7 @@ class Network:
         silent = ways_out.silent(self._journal.view["before"].get("ways_out", ()), self._until)
         if not silent:
             return
-        found = f"{', '.join(silent)} carried the frames of VMs before the jump, and does not now"
+        found = "; ".join(map(ways_out.lost, silent))
         if self._insists:
             self.missed = found
             raise VmError(f"VM {domain.name}: {found}")

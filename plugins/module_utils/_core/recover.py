@@ -96,7 +96,7 @@ def _start_afresh(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) 
             domain.start()
         journal.record("vm_restarted", uuid=vm["uuid"])
     except VmError as exc:
-        journal.record("warning", text=str(exc))
+        journal.warn(str(exc))
 
 
 def give_up(config: Config, names: List[str]) -> str:
@@ -224,7 +224,7 @@ def _restore_or_keep(
         if network.missed and journal.vm(uuid)["state"] in HELD:
             journal.record("vm_failed", uuid=uuid, error=str(exc))
             return
-        journal.record("warning", text=f"first try: {exc}")
+        journal.warn(f"first try: {exc}")
     try:
         # A new connection: the daemon behind the first one may be the reason.
         with connect_patiently() as again:
@@ -235,7 +235,7 @@ def _restore_or_keep(
         if journal.vm(uuid)["state"] in HELD:
             journal.record("vm_failed", uuid=uuid, error=str(exc))
         else:
-            journal.record("warning", text=str(exc))
+            journal.warn(str(exc))
 
 
 def _none_came_back(journal: Journal) -> List[str]:

@@ -91,7 +91,7 @@ def _startable(saved: str, journal: Journal, name: str) -> str:
     xml, free = bindings.loosened(xml, bindings.present())
     if free:
         lacking = f"this kernel lacks what its {', '.join(free)} names, so it is not bound by that until its next start"
-        journal.record("warning", text=f"VM {name}: {lacking}")
+        journal.warn(f"VM {name}: {lacking}")
     return xml
 
 

@@ -39,6 +39,11 @@ def silent(names: Sequence[str], until: float, net: Path = NET) -> Tuple[str, ..
         time.sleep(LOOK_S)
 
 
+def lost(name: str) -> str:
+    """What to say of one that carries no more."""
+    return f"{name} carried the frames of VMs out of the host before, and does not now"
+
+
 def _used_by_vms(net: Path) -> Set[Path]:
     used = set()
     for device in net.iterdir():
