@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import fsdax, placement, pmem
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import durable, fsdax, placement, pmem
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.pool import Content
@@ -146,10 +146,25 @@ class TestAttach:
     def test_names_of_an_earlier_boot_are_cleared_and_kept_ram_stays(self, mounted: Host) -> None:
         (mounted.start(3, "db1") / "pc.ram").write_bytes(b"ram")
         mounted.pool.keep(UUID, 3, "db1")
-        mounted.pool.detach()
-        mounted.pool.reattach()
+        mounted.write("proc/self/mountinfo", "")  # another kernel
+        mounted.pool.attach(Content.TRUSTED)
         assert list((mounted.root / "pool/libvirt/qemu").iterdir()) == []
         assert [path.name for path in mounted.pool.ram_of(UUID)] == ["pc.ram"]
+
+    def test_what_was_done_in_the_pool_is_complete_without_an_unmount(
+        self, mounted: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[str] = []
+        monkeypatch.setattr(durable.os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+        mounted.commands.clear()
+        mounted.pool.commit()
+        assert [path for path in synced if path.startswith(str(mounted.pool.vault()))]
+        assert mounted.commands == []
+        assert mounted.pool.mounted
+
+    def test_a_pool_that_is_not_attached_has_nothing_to_complete(self, host: Host) -> None:
+        host.pool.commit()
+        assert not (host.root / "pool").exists()
 
     def test_a_mount_without_dax_is_not_the_pool(self, host: Host) -> None:
         host.mount("rw")

@@ -234,6 +234,18 @@ def test_documentation_and_argument_spec_agree(path: Path) -> None:
     assert spec["supports_check_mode"] == (support in {"full", "partial"})
 
 
+# What operators read
+
+
+def test_every_finding_of_preflight_is_explained_with_its_remedy() -> None:
+    calls = (node for node in ast.walk(ast.parse((CORE / "preflight.py").read_text())) if isinstance(node, ast.Call))
+    findings = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Blocker"]
+    codes = {call.args[0].value for call in findings if isinstance(call.args[0], ast.Constant)}
+    assert len(codes) > 30
+    explained = (ROOT / "docs/production-host.md").read_text()
+    assert sorted(code for code in codes if f"`{code}`" not in explained) == []
+
+
 # The sample fleet
 
 

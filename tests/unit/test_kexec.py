@@ -78,9 +78,9 @@ def test_there_is_no_jump_to_another_kernel(kernel: Kernel, monkeypatch: pytest.
     done: list[str] = []
     nothing: Callable[..., Any] = lambda *_args, **_fields: None  # noqa: E731
     monkeypatch.setattr(kexec, "jump", lambda: done.append("jump"))
-    monkeypatch.setattr(live_update.os, "sync", nothing)
+    monkeypatch.setattr(live_update.filesystems, "sync_all_but", nothing)
     hypervisor: Any = SimpleNamespace(running=list)
-    pool: Any = SimpleNamespace(detach=nothing)
+    pool: Any = SimpleNamespace(commit=nothing, mount_point=nothing)
     journal: Any = SimpleNamespace(vms=[{"state": "suspended"}], record=nothing)
     mark = _loaded()
     live_update._jump(hypervisor, pool, journal, mark)

@@ -144,8 +144,11 @@ class Scene:
     def attach(self, content: Any) -> None:
         self.deeds.append(f"pool {content.value}")
 
-    def reattach(self) -> None:
-        self.deeds.append("pool reattached")
+    def commit(self) -> None:
+        self.deeds.append("pool committed")
+
+    def mount_point(self) -> Path:
+        return Path("/var/lib/holdfast/pool")
 
     def release(self, uuid: str) -> None:
         self.deeds.append(f"release {uuid[:2]}")

@@ -8,10 +8,9 @@ Only while no VM was resumed after the jump: from then on its RAM no longer agre
 
 from __future__ import annotations
 
-import os
 from typing import List
 
-from . import attach, kexec
+from . import attach, filesystems, kexec
 from .attach import Boot
 from .cmdline import check_next, next_command_line
 from .config import Config, load
@@ -45,7 +44,6 @@ def go_back_if(reasons: List[str], pool: Pool, journal: Journal) -> None:
         go_back(pool, journal, "; ".join(reasons))
     except HoldfastError as exc:
         journal.warn(f"the host cannot go back to kernel {journal.view['kernel']['from']}: {exc}")
-        pool.reattach()
 
 
 def after_failed_attach(config: Config, why: HoldfastError) -> None:
@@ -61,8 +59,8 @@ def go_back(pool: Pool, journal: Journal, reason: str) -> None:
     line = next_command_line(running, generation=journal.generation)
     check_next(running, line, load().required_pool.regions, journal.generation)
     kexec.load(*kexec.image_of(journal.view["kernel"]["from"]), line)
-    pool.detach()
+    pool.commit()
+    filesystems.sync_all_but(pool.mount_point())
     journal.record("falling_back", reason=reason)
     journal.record("phase_begin", name="boot")
-    os.sync()
     kexec.jump()

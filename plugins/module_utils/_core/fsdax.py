@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple
 
-from . import pmem
+from . import durable, pmem
 from .cmdline import format_memmap, memmap_regions
 from .command import run
 from .config import PoolConfig
@@ -43,6 +43,7 @@ MOUNT_OPTIONS = "dax=always,noatime,nosuid,nodev"
 
 # Exists while a VM's RAM is being placed.
 BALLAST = "ballast"
+COMMITTED = "committed"
 # QEMU runs as an unprivileged user and must pass through; what is in a directory is nobody else's business.
 PASS_THROUGH = 0o711
 
@@ -83,14 +84,18 @@ class FsdaxPool:
         self._mount(device)
         self._make_places()
 
-    def detach(self) -> None:
-        """Unmount: after this everything is in the reserved RAM. Raises CommandFailed."""
-        if self.mounted:
-            run(["umount", str(self.config.mount_point)], timeout_s=120)
+    def commit(self) -> None:
+        """Complete the file system's journal: RAM and state files are in place already, their names are from here on.
 
-    def reattach(self) -> None:
-        """Mount again in the same boot. Raises HoldfastError."""
-        self.attach(Content.TRUSTED)
+        No unmount, which would look at every page that was ever touched (filesystems). The next kernel finds a file
+        system in use, as a crash kernel does, and replays its journal. Raises HoldfastError.
+        """
+        if self.mounted:
+            # ext4 commits all that was changed before along with a file that is synced.
+            durable.write_text(self.config.vault / COMMITTED, "")
+
+    def mount_point(self) -> Path:
+        return self.config.mount_point
 
     def vault(self) -> Path:
         return self.config.vault

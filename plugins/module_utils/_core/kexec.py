@@ -138,7 +138,7 @@ def last_words() -> str:
 def jump() -> None:
     """Go to the loaded kernel at once. Does not return; raises CommandFailed if the kernel refuses.
 
-    Network interfaces are left to the drivers' own shutdown, and disks were synced by the caller.
+    Network interfaces are left to the drivers' own shutdown, and disks were synced by the caller (filesystems).
     """
-    run(["kexec", "-e", "-x"], timeout_s=120)
+    run(["kexec", "-e", "--no-ifdown", "--no-sync"], timeout_s=120)
     raise CommandFailed("the jump returned", "the host is still on the old kernel")

@@ -8,12 +8,11 @@ What comes after the jump is ``recover``.
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
-from . import attach, deadline, gates, guard, kexec, lanes, monitor
+from . import attach, deadline, filesystems, gates, guard, kexec, lanes, monitor
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, next_command_line
@@ -92,6 +91,8 @@ def _load(config: Config, journal: Journal, wanted: Request) -> Optional[int]:
         check_next(running, new, config.required_pool.regions, wanted.generation)
         mark = kexec.load(*kexec.image_of(wanted.kernel_to), new)
         _stage_guard(config, journal, wanted, new)
+        # So that there is little left to write when the VMs stand still.
+        filesystems.sync_all_but(config.required_pool.mount_point)
     return mark
 
 
@@ -131,9 +132,9 @@ def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal, mark: Optional[i
         )
     kexec.check_loaded(mark)
     journal.record("phase_begin", name="jump")
-    pool.detach()
+    pool.commit()
+    filesystems.sync_all_but(pool.mount_point())
     journal.record("phase_end", name="jump")
     journal.record("jumping")
     journal.record("phase_begin", name="boot")
-    os.sync()
     kexec.jump()

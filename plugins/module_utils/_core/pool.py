@@ -39,11 +39,11 @@ class Pool(Protocol):
     def attach(self, content: Content) -> None:
         """Make the reserved RAM usable; never touches what is in it when it is trusted."""
 
-    def detach(self) -> None:
-        """Let go of the reserved RAM, everything in it complete, ready for the jump."""
+    def commit(self) -> None:
+        """Have everything in the reserved RAM, ready for the jump. The pool stays attached, should there be none."""
 
-    def reattach(self) -> None:
-        """Take ``detach`` back, in the same boot: what is in the pool is trusted."""
+    def mount_point(self) -> Path:
+        """Where its file system is while it is attached."""
 
     def vault(self) -> Path:
         """The agent's own directory on the pool, which lives and dies with it."""
