@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
-from holdfast.lab import hosts, image, up
+from holdfast.lab import emulator, hosts, image, up
 from holdfast.lab.emulator import Firmware
 from holdfast.lab.hosts import Forward, Host
 
@@ -72,3 +72,12 @@ def test_root_and_esp_lie_side_by_side_up_to_the_end_of_the_disk() -> None:
 def test_a_number_of_nodes_that_cannot_be_is_refused_before_anything_is_built(tmp_path: Path, nodes: int) -> None:
     with pytest.raises(BadInput, match="NUMA nodes is not possible"):
         up.up(tmp_path, up.Wish(nodes=nodes))
+
+
+def test_each_numa_node_of_a_host_with_two_cpus_has_one_of_them() -> None:
+    words = emulator.machine_arguments("kvm", 4096, cpus=2, nodes=2)
+    assert words[words.index("-smp") + 1] == "2,sockets=2"
+    assert [word for word in words if word.startswith("cpu,")] == [
+        "cpu,node-id=0,socket-id=0",
+        "cpu,node-id=1,socket-id=1",
+    ]

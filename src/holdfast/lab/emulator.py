@@ -109,7 +109,9 @@ def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int, nodes: int
         engine = ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", EMULATED_CPU]
     # No graphics, disk controllers or ports that nobody uses: a kernel under emulation takes seconds to drive them.
     board = ["-M", "q35,sata=off,smbus=off", "-nodefaults", "-vga", "none"]
-    return [BINARY, *board, *engine, "-smp", str(cpus), "-m", f"{ram_mib}M", *_numa_arguments(ram_mib, cpus, nodes)]
+    # A node's CPUs are named by their socket.
+    size = ["-smp", f"{cpus},sockets={cpus}", "-m", f"{ram_mib}M"]
+    return [BINARY, *board, *engine, *size, *_numa_arguments(ram_mib, cpus, nodes)]
 
 
 def _numa_arguments(ram_mib: int, cpus: int, nodes: int) -> list[str]:
