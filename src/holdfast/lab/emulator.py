@@ -92,7 +92,8 @@ def cpus(accelerator_name: str) -> int:
     """How many CPUs a lab hypervisor gets.
 
     One under emulation. With two, emulated SVM mixes up guest and hypervisor, and the hypervisor's kernel dies
-    (hosts.emulator_failed): in five labs of six on an idle machine, mostly within a minute of their guests' time.
+    (hosts.emulator_failed): in five labs of six on an idle machine, mostly within a minute of their guests' time. With
+    QEMU 11.1.3 it lasts longer, but a lab ended with a reset after twenty minutes all the same.
     """
     return 1 if accelerator_name == "tcg" else 2
 
