@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import filesystems
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import command, filesystems
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 
+LIMIT_S = 30.0
 POOL = Path("/var/lib/holdfast/pool")
 OURS = """\
 22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -31,11 +33,12 @@ CONTAINER = """\
 
 
 class Host:
-    """/proc of a host whose processes live in mount namespaces; what is synced."""
+    """/proc of a host whose processes live in mount namespaces; what is synced, and what never ends."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.synced: list[str] = []
+        self.hangs: tuple[str, ...] = ()
         self.process("self", "mnt:[1]", OURS)
 
     def process(self, number: str, namespace: str, mountinfo: str) -> None:
@@ -43,29 +46,33 @@ class Host:
         (self.root / "proc" / number / "ns/mnt").symlink_to(namespace)
         (self.root / "proc" / number / "mountinfo").write_text(mountinfo)
 
-    def run(self, argv: list[str], timeout_s: float) -> str:
-        assert argv[:3] == ["sync", "-f", "--"]
-        self.synced = argv[3:]
-        return ""
+    def run_beside(self, calls: dict[str, list[str]], limit_s: float) -> tuple[str, ...]:
+        assert limit_s == LIMIT_S
+        assert all(argv == ["sync", "-f", "--", place] for place, argv in calls.items())
+        self.synced = list(calls)
+        return self.hangs
+
+    def sync(self) -> None:
+        filesystems.sync_all_but(POOL, LIMIT_S, self.root)
 
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     found = Host(tmp_path)
-    monkeypatch.setattr(filesystems, "run", found.run)
+    monkeypatch.setattr(filesystems, "run_beside", found.run_beside)
     return found
 
 
 def test_every_file_system_is_synced_once_and_the_pool_is_not(host: Host) -> None:
-    filesystems.sync_all_but(POOL, host.root)
-    assert sorted(host.synced) == ["/", "/proc", "/srv/two words"]
+    host.sync()
+    assert sorted(host.synced) == ["/", "/srv/two words"]
 
 
 def test_what_only_a_container_has_mounted_is_synced_there(host: Host) -> None:
     host.process("700", "mnt:[1]", OURS)
     host.process("701", "mnt:[2]", CONTAINER)
     host.process("702", "mnt:[2]", CONTAINER)
-    filesystems.sync_all_but(POOL, host.root)
+    host.sync()
     inside = [place.removeprefix(f"{host.root}/proc/70") for place in host.synced if place.startswith(str(host.root))]
     assert sorted(inside) in (["1/root/", "1/root/data"], ["2/root/", "2/root/data"])
     assert "/srv/two words" in host.synced
@@ -73,21 +80,25 @@ def test_what_only_a_container_has_mounted_is_synced_there(host: Host) -> None:
 
 def test_without_a_mounted_pool_its_directory_is_as_any_other(host: Host) -> None:
     (host.root / "proc/self/mountinfo").write_text(OURS.splitlines()[0] + "\n")
-    filesystems.sync_all_but(POOL, host.root)
+    host.sync()
     assert host.synced == ["/"]
 
 
 def test_a_process_that_ends_meanwhile_is_passed_over(host: Host) -> None:
     (host.root / "proc/800").mkdir()
-    filesystems.sync_all_but(POOL, host.root)
+    host.sync()
     assert "/" in host.synced
 
 
-def test_a_file_system_that_fails_keeps_nobody_from_the_jump(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with sync(2). The VMs' own data is elsewhere: QEMU has flushed their disks when it saved them."""
+def test_a_file_system_that_does_not_answer_is_named_and_nobody_waits_for_it_for_ever(host: Host) -> None:
+    """A dead server's, for example: sync(2) would never return, with all VMs suspended."""
+    host.hangs = ("/mnt/backup",)
+    with pytest.raises(HoldfastError, match="not written to disk within 30 s: /mnt/backup"):
+        host.sync()
 
-    def fail(_argv: list[str], timeout_s: float) -> str:
-        raise CommandFailed("sync ended with 1: error syncing '/srv': Input/output error")
 
-    monkeypatch.setattr(filesystems, "run", fail)
-    filesystems.sync_all_but(POOL, host.root)
+def test_programs_that_do_not_end_are_left_behind() -> None:
+    begun = time.monotonic()
+    late = command.run_beside({"quick": ["true"], "broken": ["false"], "slow": ["sleep", "60"]}, 0.5)
+    assert late == ("slow",)
+    assert time.monotonic() - begun < 30

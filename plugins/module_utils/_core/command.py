@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Optional, Sequence
+import time
+from typing import Mapping, Optional, Sequence, Tuple
 
 from .errors import CommandFailed
 
@@ -28,3 +29,24 @@ def run(argv: Sequence[str], *, timeout_s: float = 60, stdin: Optional[str] = No
         printed = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise CommandFailed(f"{' '.join(argv)} ended with {done.returncode}: {printed}")
     return done.stdout
+
+
+def run_beside(calls: Mapping[str, Sequence[str]], limit_s: float) -> Tuple[str, ...]:
+    """Run programs side by side, whatever they end with; returns the names of those that did not end within the limit.
+
+    These are left behind: a program that waits for a disk or a server that does not answer cannot be killed either.
+    """
+    nothing = subprocess.DEVNULL
+    deadline = time.monotonic() + limit_s
+    running = {
+        name: subprocess.Popen(list(argv), stdin=nothing, stdout=nothing, stderr=nothing)
+        for name, argv in calls.items()
+    }
+    late = []
+    for name, child in running.items():
+        try:
+            child.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            late.append(name)
+    return tuple(late)

@@ -8,6 +8,7 @@ Only while no VM was resumed after the jump: from then on its RAM no longer agre
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import List
 
 from . import attach, filesystems, kexec
@@ -60,7 +61,8 @@ def go_back(pool: Pool, journal: Journal, reason: str) -> None:
     check_next(running, line, load().required_pool.regions, journal.generation)
     kexec.load(*kexec.image_of(journal.view["kernel"]["from"]), line)
     pool.commit()
-    filesystems.sync_all_but(pool.mount_point())
+    with suppress(HoldfastError):  # this kernel is left in any case
+        filesystems.sync_all_but(pool.mount_point(), filesystems.VMS_WAIT_S)
     journal.record("falling_back", reason=reason)
     journal.record("phase_begin", name="boot")
     kexec.jump()

@@ -11,27 +11,38 @@ that was ever written through a mapping, and a sync or an unmount goes through a
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
-from .command import run
-from .errors import CommandFailed
+from .command import run_beside
+from .errors import HoldfastError
 
-# For all of them together; a network file system whose server is gone does not answer at all.
-LIMIT_S = 600.0
-# Opened, it would mount what nobody asked for.
-_MOUNTS_WHEN_OPENED = "autofs"
+# How long a host may write while its VMs run, which harms nobody, and how long while they stand still: by then it has
+# just been done.
+VMS_RUN_S = 300.0
+VMS_WAIT_S = 30.0
+# They hold nothing that belongs on a disk. Opened, autofs would mount what nobody asked for.
+_IN_MEMORY = frozenset(
+    "autofs binfmt_misc bpf cgroup cgroup2 configfs cpuset debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue"
+    " nsfs proc pstore ramfs resctrl rpc_pipefs securityfs selinuxfs sysfs tmpfs tracefs".split()
+)
 
 
-def sync_all_but(mount_point: Path, root: Path = Path("/")) -> None:
-    """Write what is unwritten, but for what is mounted at ``mount_point``. As silent about failures as sync(2)."""
+def sync_all_but(mount_point: Path, limit_s: float, root: Path = Path("/")) -> None:
+    """Write what is unwritten, but for what is mounted at ``mount_point``. As silent about I/O errors as sync(2).
+
+    Raises HoldfastError naming the file systems that do not end within the limit.
+    """
     mounts = tuple(_mounts(root / "proc"))
     spared = {device for device, place in mounts if place == str(mount_point)}
     # One place of each is enough, and the first one is a place in our own namespace where there is one.
     places = {device: place for device, place in reversed(mounts) if device not in spared}
-    with suppress(CommandFailed):
-        run(["sync", "-f", "--", *places.values()], timeout_s=LIMIT_S)
+    late = run_beside({place: ["sync", "-f", "--", place] for place in places.values()}, limit_s)
+    if late:
+        raise HoldfastError(
+            f"not written to disk within {limit_s:.0f} s: {', '.join(sorted(late))}",
+            "see whether its disk or server answers; if it never will: umount -f -l",
+        )
 
 
 def _mounts(proc: Path) -> Iterator[Tuple[str, str]]:
@@ -41,7 +52,7 @@ def _mounts(proc: Path) -> Iterator[Tuple[str, str]]:
         for line in _lines(process / "mountinfo"):
             left, _, right = line.partition(" - ")
             device, place = left.split(" ")[2], left.split(" ")[4]
-            if not right.startswith(_MOUNTS_WHEN_OPENED):
+            if right.split(" ")[0] not in _IN_MEMORY:
                 yield device, inside + _unescaped(place)
 
 

@@ -92,7 +92,7 @@ def _load(config: Config, journal: Journal, wanted: Request) -> Optional[int]:
         mark = kexec.load(*kexec.image_of(wanted.kernel_to), new)
         _stage_guard(config, journal, wanted, new)
         # So that there is little left to write when the VMs stand still.
-        filesystems.sync_all_but(config.required_pool.mount_point)
+        filesystems.sync_all_but(config.required_pool.mount_point, filesystems.VMS_RUN_S)
     return mark
 
 
@@ -133,7 +133,7 @@ def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal, mark: Optional[i
     kexec.check_loaded(mark)
     journal.record("phase_begin", name="jump")
     pool.commit()
-    filesystems.sync_all_but(pool.mount_point())
+    filesystems.sync_all_but(pool.mount_point(), filesystems.VMS_WAIT_S)
     journal.record("phase_end", name="jump")
     journal.record("jumping")
     journal.record("phase_begin", name="boot")

@@ -180,6 +180,20 @@ done
 {CABLE_MENDED}
 """
 
+# A disk that takes no more writes, and says nothing: what its file system has not written can wait for ever.
+HUNG_DISK = """
+truncate -s 64M /root/hung.img
+dmsetup create hung --table "0 131072 linear $(losetup --find --show /root/hung.img) 0"
+mkfs.ext4 -q /dev/mapper/hung
+mkdir -p /mnt/hung
+mount /dev/mapper/hung /mnt/hung
+echo unwritten >/mnt/hung/file
+dmsetup suspend --nolockfs --noflush hung
+"""
+HUNG_DISK_MENDED = (
+    "dmsetup resume hung; umount /mnt/hung; dmsetup remove hung; losetup --detach-all; rm -r /root/hung.img /mnt/hung"
+)
+
 # For this boot only. Whoever brings the cards up does so once, and not again.
 NO_LINK = "for second in $(seq 600); do ip link set eth0 down; ip link set eth1 down; sleep 1; done 2>/dev/null"
 
@@ -212,6 +226,7 @@ BEFORE_THE_JUMP = (
     Fault("kexec refuses the kernel", "load", "", BREAK_KEXEC, (Ending.ABORTED,), mend="umount /usr/sbin/kexec"),
     Fault("the loaded kernel is unloaded", "jump", "suspending", "kexec -s -u", (Ending.ABORTED,)),
     Fault("another kernel is loaded in its place", "jump", "suspending", LOAD_ANOTHER, (Ending.ABORTED,)),
+    Fault("a disk of the host does not answer", "load", "", HUNG_DISK, (Ending.ABORTED,), mend=HUNG_DISK_MENDED),
     Fault("suspending takes too long", "suspend", "", "true", (Ending.ABORTED,), limits={"deadline_s": 0.5}),
     Fault("a VM that the plan does not know", "preflight", "", "true", (Ending.REFUSED,), unknown=(TICK,)),
     Fault(
