@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import kexec, live_update
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 
 
 class Kernel:
@@ -22,11 +22,13 @@ class Kernel:
     def __init__(self, folder: Path, limit: str) -> None:
         self.loaded, self.limit = folder / "loaded", folder / "limit"
         self.loaded.write_text("0\n")
+        self.calls: list[list[str]] = []
         if limit:
             self.limit.write_text(f"{limit}\n")
 
-    def load(self, *_words: object, **_limits: object) -> str:
+    def load(self, argv: Sequence[str] = (), **_limits: object) -> str:
         """kexec_file_load, by whomever: it counts down from a limit, and an unlimited number stays one."""
+        self.calls.append(list(argv))
         if self.limit.exists() and (left := int(self.limit.read_text())) > 0:
             self.limit.write_text(f"{left - 1}\n")
         self.loaded.write_text("1\n")
@@ -71,6 +73,21 @@ def test_a_host_may_load_as_many_kernels_as_before_or_nearly(kernel: Kernel) -> 
     before = kexec.loads_left()
     _loaded()
     assert kexec.loads_left() == {None: None, 7: 6, -1: kexec.PLENTY_OF_LOADS - 1}[before]
+
+
+def test_kexec_is_never_asked_to_sync(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself it does so whatever it is asked for: through all RAM of running VMs, and without a limit in time."""
+    monkeypatch.setattr(kexec, "CRASH_LOADED", kernel.loaded)
+    _loaded()
+    kexec.unload()
+    kexec.load_crash(Path("/boot/vmlinuz"), Path("/boot/initrd"), "quiet")
+    kexec.unload_crash()
+    with pytest.raises(CommandFailed, match="returned"):
+        kexec.jump()
+    assert [argv[2:4] for argv in kernel.calls] == [
+        ["-s", "-l"], ["-s", "-u"], ["-s", "-p"], ["-s", "-p"], ["-e", "--no-ifdown"]
+    ]  # fmt: skip
+    assert all(argv[:2] == ["kexec", "--no-sync"] for argv in kernel.calls)
 
 
 def test_there_is_no_jump_to_another_kernel(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def load(image: Path, initrd: Path, cmdline: str) -> Optional[int]:
     if loads_left() == -1:
         LOADS_LEFT.write_text(str(PLENTY_OF_LOADS))
     try:
-        run(["kexec", "-s", "-l", str(image), f"--initrd={initrd}", f"--command-line={cmdline}"], timeout_s=300)
+        _kexec("-s", "-l", str(image), f"--initrd={initrd}", f"--command-line={cmdline}")
     except CommandFailed as exc:
         hint = "look for lockdown or signature messages in the kernel log; no VM was paused for this"
         raise HoldfastError(f"the kernel refuses to load {image}: {exc.message}", hint) from exc
@@ -104,7 +104,7 @@ def check_loaded(mark: Optional[int]) -> None:
 def unload() -> None:
     """Forget a loaded kernel, so that an ordinary reboot is an ordinary reboot."""
     if LOADED.read_text().strip() == "1":
-        run(["kexec", "-s", "-u"])
+        _kexec("-s", "-u")
 
 
 def crash_area_bytes() -> int:
@@ -114,7 +114,7 @@ def crash_area_bytes() -> int:
 
 def load_crash(image: Path, initrd: Path, cmdline: str) -> None:
     """Load a kernel that takes over when this one panics. Raises HoldfastError if it is not loaded then."""
-    run(["kexec", "-s", "-p", str(image), f"--initrd={initrd}", f"--command-line={cmdline}"], timeout_s=300)
+    _kexec("-s", "-p", str(image), f"--initrd={initrd}", f"--command-line={cmdline}")
     if CRASH_LOADED.read_text().strip() != "1":
         raise HoldfastError(f"{image} did not stay loaded as crash kernel", "see the kernel log")
 
@@ -122,7 +122,7 @@ def load_crash(image: Path, initrd: Path, cmdline: str) -> None:
 def unload_crash() -> None:
     """Forget the crash kernel."""
     if CRASH_LOADED.read_text().strip() == "1":
-        run(["kexec", "-s", "-p", "-u"])
+        _kexec("-s", "-p", "-u")
 
 
 def last_words() -> str:
@@ -140,5 +140,14 @@ def jump() -> None:
 
     Network interfaces are left to the drivers' own shutdown, and disks were synced by the caller (filesystems).
     """
-    run(["kexec", "-e", "--no-ifdown", "--no-sync"], timeout_s=120)
+    _kexec("-e", "--no-ifdown")
     raise CommandFailed("the jump returned", "the host is still on the old kernel")
+
+
+def _kexec(*words: str) -> None:
+    """kexec(8), which otherwise ends each of its calls with a sync(2), those that only load a kernel included.
+
+    That would go through all RAM of all VMs while they run, and wait for ever for a disk that does not answer
+    (filesystems). Raises CommandFailed.
+    """
+    run(["kexec", "--no-sync", *words], timeout_s=300)
