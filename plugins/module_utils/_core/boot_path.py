@@ -20,6 +20,8 @@ USERSPACE = "UserspaceTimestampMonotonic"
 KERNEL = "kernel and initrd"
 # Targets, slices, sockets: ordered before others, and up as soon as they are begun.
 SHORTEST_S = 0.02
+# Some hundred units, on a host that has just started its VMs; an emulated one with neighbours took more than a minute.
+LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ def look() -> List[Step]:
     """The path of this boot, the kernel first; empty when VMs were not restored in it. Raises CommandFailed."""
     wanted = ["Id", "After", BEGAN, WAS_UP]
     # All: the restore itself is over, and a unit that is not active is left out otherwise.
-    units = read_units(run(["systemctl", "show", "--all", f"--property={','.join(wanted)}", "*"]))
-    userspace_us = int(run(["systemctl", "show", f"--property={USERSPACE}", "--value"]))
-    return path(units, userspace_us)
+    shown = run(["systemctl", "show", "--all", f"--property={','.join(wanted)}", "*"], timeout_s=LIMIT_S)
+    userspace_us = int(run(["systemctl", "show", f"--property={USERSPACE}", "--value"], timeout_s=LIMIT_S))
+    return path(read_units(shown), userspace_us)
 
 
 def read_units(text: str) -> Dict[str, Unit]:
