@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
-from holdfast.lab import emulator, hosts, image, up
+from holdfast.lab import emulator, hosts, image, switch, up
 from holdfast.lab.emulator import Firmware
-from holdfast.lab.hosts import Forward, Host
+from holdfast.lab.hosts import Host
+from holdfast.lab.switch import Forward
 
 
 def host(name: str, folder: Path, number: int) -> Host:
-    forwards = (Forward("ssh", "10.0.2.15", 22, 2200 + number),)
+    forwards = (Forward("ssh", switch.address(number), 22, 2200 + number),)
     address = f"192.168.77.{number}"
     return Host(name, 0, "tcg", 2048, 2, str(folder), "key", forwards=forwards, peer_address=address)
 
@@ -35,20 +37,39 @@ def networks(name: str, folder: Path, number: int) -> dict[str, configparser.Sec
     return parsed
 
 
-def test_guests_reach_each_other_on_every_host_and_the_world_through_the_first(tmp_path: Path) -> None:
-    first, second = networks("hv1", tmp_path, 1), networks("hv2", tmp_path, 2)
-    assert first["peers"]["Bridge"] == second["peers"]["Bridge"] == first["uplink"]["Bridge"] == "br0"
-    assert "Bridge" not in second["uplink"]
-    assert second["uplink"]["Address"] == "10.0.2.15/24"
-    assert second["br0"]["Address"] == "192.168.77.2/24"
+def test_every_host_has_its_card_in_its_bridge_and_addresses_of_its_own(tmp_path: Path) -> None:
+    each = [networks(f"hv{number}", tmp_path, number) for number in range(1, switch.MOST_HOSTS + 1)]
+    assert {networks["uplink"]["Bridge"] for networks in each} == {"br0"}
+    assert [networks["br0"]["Address"] for networks in each] == [
+        "192.168.77.1/24",
+        "192.168.77.2/24",
+        "192.168.77.3/24",
+    ]
 
 
-def test_the_second_host_dials_the_cable_that_the_first_one_offers(tmp_path: Path) -> None:
-    cables = [" ".join(hosts._peer_link(host(f"hv{n}", tmp_path / f"hv{n}", n), n)) for n in (1, 2)]
-    assert all(f"addr.path={tmp_path}/peers.sock" in cable for cable in cables)
-    assert "server=on" in cables[0]
-    assert "server=off" in cables[1]
-    assert cables[0].split("mac=")[1] != cables[1].split("mac=")[1]
+def test_the_switch_has_a_socket_for_each_hosts_cable(tmp_path: Path) -> None:
+    """Nobody depends on another host: guests on hv3 are reached while hv1 is in its jump."""
+    offered = " ".join(switch._arguments(tmp_path, ()))
+    for number in range(1, switch.MOST_HOSTS + 1):
+        words = " ".join(hosts._arguments(host(f"hv{number}", tmp_path / f"hv{number}", number), 1, number))
+        cable = f"addr.path={tmp_path}/hv{number}.cable"
+        assert words.count("virtio-net-pci") == 1
+        assert f"server=off,addr.type=unix,{cable}" in words
+        assert f"server=on,addr.type=unix,{cable}" in offered
+
+
+def test_a_host_has_its_own_ssh_and_leads_to_every_guest() -> None:
+    ssh = tuple(Forward(f"hv{number}.ssh", switch.address(number), 22, 2200 + number) for number in (1, 2))
+    guest = Forward("db1.redis", "10.0.2.50", 6379, 4000)
+    found = switch.Switch(1, "/lab", (*ssh, guest)).of("hv2")
+    assert found == (replace(ssh[1], name="ssh"), guest)
+
+
+def test_a_switch_that_has_ended_is_known_to_have(tmp_path: Path) -> None:
+    """The pid on record may be another process by now; ours here, for example."""
+    found = switch.Switch(os.getpid(), str(tmp_path), ())
+    assert not found.alive
+    switch.stop(found)
 
 
 def test_a_uefi_host_keeps_the_firmwares_variables_for_itself(tmp_path: Path) -> None:

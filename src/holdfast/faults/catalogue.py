@@ -194,8 +194,8 @@ HUNG_DISK_MENDED = (
     "dmsetup resume hung; umount /mnt/hung; dmsetup remove hung; losetup --detach-all; rm -r /root/hung.img /mnt/hung"
 )
 
-# For this boot only. Whoever brings the cards up does so once, and not again.
-NO_LINK = "for second in $(seq 600); do ip link set eth0 down; ip link set eth1 down; sleep 1; done 2>/dev/null"
+# For this boot only. Whoever brings the card up does so once, and not again.
+NO_LINK = "for second in $(seq 600); do ip link set eth0 down; sleep 1; done 2>/dev/null"
 
 BEFORE_THE_JUMP = (
     _kill("while the new kernel is loaded", "load", "phase_begin load", Ending.ABORTED),

@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from ..command import interactive, step
 from . import emulator, hosts
@@ -35,7 +35,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _register_up(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hosts", type=int, default=1, metavar="N", help="number of hypervisors, 1 or 2 (default 1)")
+    parser.add_argument("--hosts", type=int, default=1, metavar="N", help="number of hypervisors, 1 to 3 (default 1)")
     parser.add_argument("--ram", type=int, default=5120, metavar="MIB", help="RAM of each (default 5120)")
     parser.add_argument("--nodes", type=int, default=2, metavar="N", help="NUMA nodes of each (default 2)")
     said = "firmware of each: uefi with Secure Boot, or bios (default uefi)"
@@ -84,13 +84,15 @@ def _show(lab: hosts.Lab) -> int:
     if not facts["hosts"]:
         console.print("no hypervisor; start one with: holdfast lab up")
         return 0
-    table = Table("host", "state", "machine", Column("loopback ports", overflow="fold"))
+    table = Table("host", "state", "machine", "loopback port of SSH")
     for host in facts["hosts"]:
-        ports = " ".join(f"{name}:{port}" for name, port in host["forwards"].items())
         state = "running" if host["running"] else "ended"
         machine = f"{host['ram_mib']} MiB, NUMA nodes: {host['nodes']}, {host['firmware']}, {host['accelerator']}"
-        table.add_row(host["name"], state, machine, ports)
+        table.add_row(host["name"], state, machine, str(host["forwards"]["ssh"]))
     console.print(table)
+    guests = facts["hosts"][0]["forwards"].items()
+    ports = ", ".join(f"{name} {port}" for name, port in guests if name != "ssh")
+    console.print(f"loopback ports of the guests: {ports or 'none'}", soft_wrap=True)
     console.print(f"inventory: {lab.folder}/inventory/hosts.yml", soft_wrap=True)
     return 0
 

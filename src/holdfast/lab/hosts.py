@@ -21,27 +21,18 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import C
 
 from ..command import run, spawn
 from . import emulator
+from . import switch as switches
 from .emulator import Firmware
 from .image import HostImage
+from .switch import Forward, Switch
 
-UPLINK_MAC = "52:54:00:0f:00:01"
 # Measured under emulation: 30 to 60 s to a usable host. Three times that is a host that will not come.
 BOOT_LIMIT_S = 180.0
 
 
 @dataclass(frozen=True)
-class Forward:
-    """A loopback port of this machine that leads to ``address:port`` behind the hypervisor's bridge."""
-
-    name: str
-    address: str
-    port: int
-    local: int = 0
-
-
-@dataclass(frozen=True)
 class Host:
-    """One running hypervisor. ``forwards`` always has ``ssh``."""
+    """One running hypervisor. ``forwards`` always has ``ssh``; the others lead to guests, wherever they run."""
 
     name: str
     pid: int
@@ -84,6 +75,7 @@ class Lab:
 
     folder: Path
     hosts: tuple[Host, ...] = ()
+    switch: Switch | None = None
 
     @staticmethod
     def load(folder: Path) -> Lab:
@@ -91,8 +83,8 @@ class Lab:
         record = folder / "lab.json"
         if not record.exists():
             return Lab(folder)
-        entries = json.loads(record.read_text())["hosts"]
-        return Lab(folder, tuple(_host_from(entry) for entry in entries))
+        found = json.loads(record.read_text())
+        return Lab(folder, tuple(_host_from(entry) for entry in found["hosts"]), _switch_from(found.get("switch")))
 
     def host(self, name: str) -> Host:
         """A host by name. Raises HoldfastError naming those that exist."""
@@ -111,17 +103,29 @@ class Lab:
         """The lab without this host, saved."""
         return replace(self, hosts=tuple(host for host in self.hosts if host.name != name))._saved()
 
+    def with_switch(self, switch: Switch | None) -> Lab:
+        """The lab with this switch, or without any, saved."""
+        return replace(self, switch=switch)._saved()
+
     def _saved(self) -> Lab:
         record = self.folder / "lab.json"
         draft = record.with_suffix(".new")
-        draft.write_text(json.dumps({"hosts": [asdict(host) for host in self.hosts]}, indent=1))
+        switch = self.switch and asdict(self.switch)
+        draft.write_text(json.dumps({"switch": switch, "hosts": [asdict(host) for host in self.hosts]}, indent=1))
         draft.rename(record)
         return self
 
 
 def _host_from(entry: dict) -> Host:
-    forwards = tuple(Forward(**forward) for forward in entry.pop("forwards"))
-    return Host(**entry, forwards=forwards)
+    return Host(**{**entry, "forwards": _forwards_from(entry)})
+
+
+def _switch_from(entry: dict | None) -> Switch | None:
+    return Switch(**{**entry, "forwards": _forwards_from(entry)}) if entry else None
+
+
+def _forwards_from(entry: dict) -> tuple[Forward, ...]:
+    return tuple(Forward(**forward) for forward in entry["forwards"])
 
 
 def start(
@@ -134,16 +138,19 @@ def start(
     nodes: int,
     accel: str,
     firmware: Firmware,
-    forwards: Sequence[Forward],
 ) -> Lab:
-    """Start a hypervisor from a fresh overlay of the image and put it on record. Returns at once."""
+    """Start a hypervisor from a fresh overlay of the image and put it on record. Returns at once.
+
+    Raises HoldfastError when the lab has no switch.
+    """
+    if lab.switch is None:
+        raise HoldfastError("the lab has no switch for its hosts", "begin with: holdfast lab up")
     folder = lab.folder / name
     folder.mkdir(parents=True, exist_ok=True)
     disk = folder / "disk.qcow2"
     disk.unlink(missing_ok=True)
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, disk])
     shutil.copy(image.uefi_variables, folder / "uefi-variables.fd")
-    taken = [replace(each, local=_free_port()) for each in (Forward("ssh", "10.0.2.15", 22), *forwards)]
     number = _number(name)
     host = Host(
         name=name,
@@ -156,7 +163,7 @@ def start(
         key=str(image.key),
         firmware=firmware,
         uefi_code=str(image.uefi_code),
-        forwards=tuple(taken),
+        forwards=lab.switch.of(name),
         peer_address=f"192.168.77.{number}",
     )
     _write_identity(host, number)
@@ -211,9 +218,6 @@ def guest_was_mixed_up(host: Host) -> bool:
 
 def _arguments(host: Host, cpus: int, number: int) -> list[str]:
     folder = host.folder
-    user = "user,id=uplink,net=10.0.2.0/24,host=10.0.2.2," + ",".join(
-        f"hostfwd=tcp:127.0.0.1:{each.local}-{each.address}:{each.port}" for each in host.forwards
-    )
     identity = [
         word
         for item in _identity(host, number)
@@ -226,25 +230,13 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
         *(by_uefi if host.firmware == Firmware.UEFI else ()),
         *("-name", host.name, "-uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, host.name))),
         *("-drive", f"file={folder}/disk.qcow2,if=virtio,cache=unsafe,discard=unmap,aio=threads"),
-        *("-netdev", user, "-device", f"virtio-net-pci,netdev=uplink,mac={UPLINK_MAC},romfile="),
-        *_peer_link(host, number),
+        *switches.plug_arguments(Path(folder).parent, number),
         *("-device", "virtio-rng-pci"),
         *("-chardev", f"file,id=console,path={folder}/console.log", "-serial", "chardev:console"),
         *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
         *("-display", "none", "-monitor", "none", "-no-user-config"),
         *identity,
     ]
-
-
-def _peer_link(host: Host, number: int) -> list[str]:
-    """A cable between the first two hosts: the first one listens, the second one connects again and again."""
-    wire = Path(host.folder).parent / "peers.sock"
-    if number == 1:
-        wire.unlink(missing_ok=True)
-        link = f"stream,id=peers,server=on,addr.type=unix,addr.path={wire}"
-    else:
-        link = f"stream,id=peers,server=off,addr.type=unix,addr.path={wire},reconnect-ms=1000"
-    return ["-netdev", link, "-device", f"virtio-net-pci,netdev=peers,mac={_peer_mac(number)},romfile="]
 
 
 def _write_identity(host: Host, number: int) -> None:
@@ -255,26 +247,19 @@ def _write_identity(host: Host, number: int) -> None:
 def _identity(host: Host, number: int) -> dict[str, str]:
     """What a host is told by the machine it runs on, as files: its names and its network.
 
-    All bridges are on the cable between the hosts, and the first host's leads out as well. So guests are on one
-    network wherever they run, and are reached through the first host even after they moved to another one.
+    Its only card is in its bridge, and so on one network with all hosts and guests. Hosts have a second address each,
+    for what they have to say to each other.
     """
-    peers = "".join(f"192.168.77.{each} hv{each}\n" for each in range(1, 10))
-    outside = "Address=10.0.2.15/24\nGateway=10.0.2.2\n"
-    among = f"Address={host.peer_address}/24\n"
+    peers = "".join(f"192.168.77.{each} hv{each}\n" for each in range(1, switches.MOST_HOSTS + 1))
+    own = f"Address={switches.address(number)}/24\nGateway={switches.OUTSIDE}\nAddress={host.peer_address}/24\n"
     quiet = "LinkLocalAddressing=no\nConfigureWithoutCarrier=yes\n"
-    uplink, bridge = ("Bridge=br0\n", outside + among) if number == 1 else (outside + quiet, among)
     return {
         "hostname": f"{host.name}\n",
         "hosts": f"127.0.0.1 localhost\n127.0.1.1 {host.name}.lab\n{peers}",
-        # A bridge takes over the address of one of its cables, and must not be taken for it.
-        "20-uplink.network": f"[Match]\nType=ether\nMACAddress={UPLINK_MAC}\n[Network]\n{uplink}",
-        "30-br0.network": f"[Match]\nName=br0\n[Network]\n{bridge}{quiet}",
-        "40-peers.network": f"[Match]\nType=ether\nMACAddress={_peer_mac(number)}\n[Network]\nBridge=br0\n",
+        # A bridge takes over the address of its card, and must not be taken for it.
+        "20-uplink.network": f"[Match]\nType=ether\nMACAddress={switches.mac(number)}\n[Network]\nBridge=br0\n",
+        "30-br0.network": f"[Match]\nName=br0\n[Network]\n{own}{quiet}",
     }
-
-
-def _peer_mac(number: int) -> str:
-    return f"52:54:00:0f:01:{number:02x}"
 
 
 def _keep_earlier_logs(folder: Path) -> None:
@@ -282,12 +267,6 @@ def _keep_earlier_logs(folder: Path) -> None:
         log = folder / f"{name}.log"
         if log.exists():
             log.rename(folder / f"{name}-{int(log.stat().st_mtime)}.log")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _write_ssh_config(folder: Path, host: Host, image: HostImage) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 
 from ..command import step
-from . import debian, emulator
+from . import debian, emulator, switch
 from .emulator import Firmware
 from .guests.definitions import GUESTS, GuestSpec, define_script, forwards
 from .guests.image import build_guest_image
@@ -27,7 +27,6 @@ PROGRAMS = {
     "qemu-img": "qemu-utils",
     "ssh": "openssh-client",
 }
-LARGEST_LAB = 2
 MOST_NODES = 4
 # What an operator would write into group_vars: how much RAM of each NUMA node VMs get, and where the newer packages
 # come from. A lab of one host has nobody to migrate to; who wants certificates says so, and they stay in the folder.
@@ -44,13 +43,17 @@ VARIABLES = {
 
 @dataclass(frozen=True)
 class Wish:
-    """What a lab shall be, ``ram_mib`` and NUMA ``nodes`` of each host. Guests are defined on the first host only."""
+    """What a lab shall be, ``ram_mib`` and NUMA ``nodes`` of each host.
+
+    ``guests`` are defined on the first host. ``later``: others, that somebody will define, and that can be reached.
+    """
 
     hosts: int = 1
     ram_mib: int = 5120
     nodes: int = 2
     firmware: Firmware = Firmware.UEFI
     guests: tuple[GuestSpec, ...] = GUESTS
+    later: tuple[GuestSpec, ...] = ()
 
 
 def prepare_images() -> HostImage:
@@ -63,16 +66,25 @@ def prepare_images() -> HostImage:
 
 def up(folder: Path, wish: Wish) -> Lab:
     """Start the hosts that do not run yet, define the guests, write the inventory. Can be run again at any time."""
-    if not 1 <= wish.hosts <= LARGEST_LAB:
-        raise BadInput(f"a lab of {wish.hosts} hosts is not possible", f"ask for 1 to {LARGEST_LAB}")
+    if not 1 <= wish.hosts <= switch.MOST_HOSTS:
+        raise BadInput(f"a lab of {wish.hosts} hosts is not possible", f"ask for 1 to {switch.MOST_HOSTS}")
     if not 1 <= wish.nodes <= MOST_NODES:
         raise BadInput(f"a lab host of {wish.nodes} NUMA nodes is not possible", f"ask for 1 to {MOST_NODES}")
     image = prepare_images()
-    lab = Lab.load(folder)
+    lab = _with_switch(Lab.load(folder), wish)
     for number in range(1, wish.hosts + 1):
         lab = _up_one(lab, f"hv{number}", image, wish)
     write_inventory(lab)
     return lab
+
+
+def _with_switch(lab: Lab, wish: Wish) -> Lab:
+    """One that knows the wished guests; the one that is there, while hosts have their cables in it."""
+    if lab.switch and lab.switch.alive:
+        if any(host.alive for host in lab.hosts):
+            return lab
+        switch.stop(lab.switch)
+    return lab.with_switch(switch.start(lab.folder, forwards((*wish.guests, *wish.later))))
 
 
 def _up_one(lab: Lab, name: str, image: HostImage, wish: Wish) -> Lab:
@@ -90,7 +102,6 @@ def _up_one(lab: Lab, name: str, image: HostImage, wish: Wish) -> Lab:
         nodes=wish.nodes,
         accel=engine.name,
         firmware=wish.firmware,
-        forwards=forwards(ours),
     )
     with step(f"{name} boots ({engine.name}: {engine.why})"):
         usable_after_s = wait_until_usable(lab.host(name))
@@ -102,11 +113,14 @@ def _up_one(lab: Lab, name: str, image: HostImage, wish: Wish) -> Lab:
 
 
 def down(folder: Path) -> None:
-    """Stop every host on record. Console logs stay."""
+    """Stop every host on record, and the switch. Console logs stay."""
     lab = Lab.load(folder)
     for host in lab.hosts:
         stop(host)
         lab = lab.without(host.name)
+    if lab.switch:
+        switch.stop(lab.switch)
+        lab.with_switch(None)
 
 
 def write_inventory(lab: Lab) -> Path:

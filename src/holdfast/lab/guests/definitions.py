@@ -15,7 +15,7 @@ from enum import StrEnum
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 
 from ..emulator import Firmware
-from ..hosts import Forward
+from ..switch import Forward
 
 IMAGES = "/var/lib/libvirt/images"
 BASE = f"{IMAGES}/lab/guest.qcow2"

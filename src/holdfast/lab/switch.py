@@ -1,0 +1,118 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab's switch: what all hosts have their one cable in, and the way to them and to their guests from outside.
+
+It is an emulator without a machine, for an emulator speaks the cables' protocol and has a user-mode network. A process
+of its own, because everybody has to be reached while any one host is in its jump, or off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..command import spawn
+from .emulator import BINARY
+
+NETWORK, OUTSIDE = "10.0.2.0/24", "10.0.2.2"
+MOST_HOSTS = 3
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A loopback port of this machine that leads to ``address:port`` on the lab's network."""
+
+    name: str
+    address: str
+    port: int
+    local: int = 0
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A running switch. ``forwards``: of hosts, ``<host>.ssh``, and of guests, ``<guest>.<service>``."""
+
+    pid: int
+    folder: str
+    forwards: tuple[Forward, ...]
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process on record is still our switch (a pid may have been reused)."""
+        with contextlib.suppress(OSError):
+            return str(_cable(Path(self.folder), 1)).encode() in Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        return False
+
+    def of(self, host: str) -> tuple[Forward, ...]:
+        """What leads to a host, as ``ssh``, and to all guests, which may be on any host."""
+        own = [replace(each, name="ssh") for each in self.forwards if each.name == f"{host}.ssh"]
+        return (*own, *(each for each in self.forwards if not each.name.endswith(".ssh")))
+
+
+def address(number: int) -> str:
+    """A host's address on the way to the outside."""
+    return f"10.0.2.{14 + number}"
+
+
+def start(folder: Path, guests: Sequence[Forward]) -> Switch:
+    """Start a switch with a socket for each host that the lab may have. Returns at once."""
+    hosts = [Forward(f"hv{number}.ssh", address(number), 22) for number in range(1, MOST_HOSTS + 1)]
+    forwards = tuple(replace(each, local=_free_port()) for each in (*hosts, *guests))
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, MOST_HOSTS + 1):
+        _cable(folder, number).unlink(missing_ok=True)
+    switch = Switch(spawn(_arguments(folder, forwards), folder / "switch.log"), str(folder), forwards)
+    for _ in range(50):  # a new process shows its arguments only a moment after it began
+        if switch.alive:
+            break
+        time.sleep(0.1)
+    return switch
+
+
+def stop(switch: Switch) -> None:
+    """End it by pid, and only if it is ours."""
+    if switch.alive:
+        os.kill(switch.pid, signal.SIGTERM)
+
+
+def plug_arguments(folder: Path, number: int) -> list[str]:
+    """A host's end of its cable, for its emulator; plugged in again whenever either end was away."""
+    wire = f"stream,id=uplink,server=off,addr.type=unix,addr.path={_cable(folder, number)},reconnect-ms=1000"
+    return ["-netdev", wire, "-device", f"virtio-net-pci,netdev=uplink,mac={mac(number)},romfile="]
+
+
+def mac(number: int) -> str:
+    """Address of a host's only card."""
+    return f"52:54:00:0f:00:{number:02x}"
+
+
+def _arguments(folder: Path, forwards: Sequence[Forward]) -> list[str]:
+    outside = f"user,id=outside,net={NETWORK},host={OUTSIDE}," + ",".join(
+        f"hostfwd=tcp:127.0.0.1:{each.local}-{each.address}:{each.port}" for each in forwards
+    )
+    sockets = [outside] + [
+        f"stream,id=hv{number},server=on,addr.type=unix,addr.path={_cable(folder, number)}"
+        for number in range(1, MOST_HOSTS + 1)
+    ]
+    words = [BINARY, "-M", "none", "-nodefaults", "-display", "none", "-monitor", "none", "-name", "switch"]
+    for number, each in enumerate(sockets):
+        name = each.split("id=")[1].split(",")[0]
+        words += ["-netdev", each, "-netdev", f"hubport,id=port{number},hubid=0,netdev={name}"]
+    return words
+
+
+def _cable(folder: Path, number: int) -> Path:
+    return folder / f"hv{number}.cable"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
