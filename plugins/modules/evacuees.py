@@ -78,8 +78,8 @@ departures:
   elements: dict
   returned: success
   sample: [{name: db-1, destination: hv2, longest_pause_s: 2.0, journey: away, reason: "by rule 1 (name db-*)"}]
-in_place:
-  description: VMs that could not be moved and stay in place, as their policy allows, with the reason.
+unmoved:
+  description: VMs that could not be moved and get the next treatment that their policy allows, with the reason.
   type: dict
   returned: success
   sample: {}
@@ -119,15 +119,15 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     params = module.params
     rules = policy.parse_rules(params["policy"])
     if not params["destinations"] and not any(rule.treatments[0] is Treatment.LIVE for rule in rules):
-        return {"departures": [], "in_place": {}, "msg": "the policy wants nobody moved"}
+        return {"departures": [], "unmoved": {}, "msg": "the policy wants nobody moved"}
     host, vms, current = looked(params)
     if current and not params["force"]:
-        return {"departures": [], "in_place": {}, "msg": f"already up to date: kernel {host.kernel}"}
+        return {"departures": [], "unmoved": {}, "msg": f"already up to date: kernel {host.kernel}"}
     elsewhere = (*params["elsewhere"], *away.known_names(config.load().state_dir))
     decisions = policy.decide(rules, vms, elsewhere)
     stuck = {str(name): str(why) for name, why in params["stuck"].items()}
     chosen = evacuees.choose(decisions, vms, params["destinations"], stuck, params["longest_pause_s"])
-    return {"departures": [asdict(one) for one in chosen.departures], "in_place": dict(chosen.in_place)}
+    return {"departures": [asdict(one) for one in chosen.departures], "unmoved": dict(chosen.unmoved)}
 
 
 def looked(params: Dict[str, Any]) -> Tuple[HostFacts, Tuple[VmFacts, ...], bool]:

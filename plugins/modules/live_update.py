@@ -49,8 +49,9 @@ options:
         type: str
       treatments:
         description:
-          - What may happen to the VM, the preferred treatment first. This module carries out C(in_place). A VM that is
-            to be moved away (C(live)) and still runs here blocks the live update.
+          - What may happen to the VM, the preferred treatment first. This module carries out C(in_place) and
+            C(restart), which shuts the guest down before the others are suspended, and starts it after they go on. A VM
+            that is to be moved away (C(live)) and still runs here blocks the live update.
         type: list
         elements: str
       priority:
@@ -86,6 +87,12 @@ options:
     description: Seconds that suspending all VMs, and restoring one, may take on the host.
     type: int
     default: 600
+  shutdown_s:
+    description:
+      - Seconds that a guest has to shut down, where its treatment is C(restart). One that does not ends the live update
+        before any VM is suspended; it is not forced to.
+    type: int
+    default: 300
   fallback_after:
     description:
       - The host goes back to the old kernel when this many VMs could not be restored, or all of them, and none was
@@ -103,9 +110,9 @@ options:
     type: str
     choices: [sampled, full]
     default: sampled
-  in_place:
+  unmoved:
     description:
-      - Names of VMs that stay in place although their policy prefers to move them, since that was not possible.
+      - Names of VMs that could not be moved away. They get the treatment that their policy has after C(live).
     type: list
     elements: str
     default: []
@@ -222,8 +229,8 @@ journal:
   sample: {}
 vms:
   description:
-    - The VMs that are suspended and restored, in restore order, with C(name), C(uuid), C(priority), C(treatment) and
-      the C(reason).
+    - The VMs that are suspended and restored, or shut down and started, in restore order, with C(name), C(uuid),
+      C(priority), C(treatment) and the C(reason).
   type: list
   elements: dict
   returned: when started or planned
@@ -240,6 +247,12 @@ restore_order:
   elements: str
   returned: when started or planned
   sample: [db1, web1]
+shut_down:
+  description: Names of the VMs that are shut down before, and started after.
+  type: list
+  elements: str
+  returned: when started or planned
+  sample: [gpu1]
 cmdline:
   description: The kernel command line C(before) and C(after).
   type: dict
@@ -306,7 +319,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 UNIT = "holdfast-live-update.service"
 LOCK = RUN_DIR / "request.lock"
-LIMITS = ("parallel", "deadline_s", "fallback_after", "health_command", "verify_ram", "only")
+LIMITS = ("parallel", "deadline_s", "shutdown_s", "fallback_after", "health_command", "verify_ram", "only")
 
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["started"], "default": "started"},
@@ -329,10 +342,11 @@ ARGUMENTS: Dict[str, Any] = {
     },
     "parallel": {"type": "int", "default": 2},
     "deadline_s": {"type": "int", "default": 600},
+    "shutdown_s": {"type": "int", "default": 300},
     "fallback_after": {"type": "int", "default": 3},
     "health_command": {"type": "str", "default": ""},
     "verify_ram": {"type": "str", "choices": ["sampled", "full"], "default": "sampled"},
-    "in_place": {"type": "list", "elements": "str", "default": []},
+    "unmoved": {"type": "list", "elements": "str", "default": []},
     "elsewhere": {"type": "list", "elements": "str", "default": []},
     "rehearse": {"type": "bool", "default": False},
     "only": {"type": "str", "choices": [request.EVERYTHING, request.ONLY_QEMU], "default": request.EVERYTHING},
@@ -351,13 +365,13 @@ class LockHeld(HoldfastError):
 class Wish:
     """What the caller asked for. ``limits``: the options that go into the request as they are.
 
-    ``in_place`` and ``elsewhere``: names of VMs, as in ``policy.decide``.
+    ``unmoved`` and ``elsewhere``: names of VMs, as in ``policy.decide``.
     """
 
     kernel: str
     rules: Tuple[policy.Rule, ...]
     limits: Dict[str, Any]
-    in_place: Tuple[str, ...] = ()
+    unmoved: Tuple[str, ...] = ()
     elsewhere: Tuple[str, ...] = ()
 
 
@@ -378,8 +392,8 @@ def read_wish(params: Dict[str, Any], away_from_here: Sequence[str] = ()) -> Wis
     """The caller's options. Raises BadInput for a rule that is not understood."""
     rules = [{key: value for key, value in rule.items() if value is not None} for rule in params["policy"]]
     limits = {name: params[name] for name in LIMITS}
-    in_place, elsewhere = (tuple(params[name]) for name in ("in_place", "elsewhere"))
-    return Wish(params["kernel"], policy.parse_rules(rules), limits, in_place, (*elsewhere, *away_from_here))
+    unmoved, elsewhere = (tuple(params[name]) for name in ("unmoved", "elsewhere"))
+    return Wish(params["kernel"], policy.parse_rules(rules), limits, unmoved, (*elsewhere, *away_from_here))
 
 
 def target_of(wish: Wish, host: HostFacts, installed: Sequence[str], may_be_missing: bool) -> str:
@@ -394,33 +408,35 @@ def make_plan(wish: Wish, host: HostFacts, vms: Sequence[VmFacts], kernel_to: st
     """Decide and judge. Raises BadInput for a policy or command line that cannot be; what blocks is in the verdict."""
     generation = cmdline.new_generation(time.time(), secrets.token_hex(3))
     if wish.limits["only"] == request.ONLY_QEMU:
-        decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.in_place)
+        decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.unmoved)
         verdict = preflight.judge_renewal(host, vms, decisions)
-        return Plan(generation, host, host.kernel, host.cmdline, _to_suspend(decisions, vms), verdict)
+        return Plan(generation, host, host.kernel, host.cmdline, _taking_part(decisions, vms), verdict)
     next_cmdline = cmdline.next_command_line(host.cmdline, generation=generation)
     staged = kernel_to in installed
     # The drivers of a kernel that is not there yet cannot be judged; those of the running one stand in for them.
     target = replace(collect.kernel_facts(kernel_to if staged else host.kernel), cmdline=next_cmdline)
-    decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.in_place)
+    decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.unmoved)
     return Plan(
         generation=generation,
         host=host,
         kernel_to=kernel_to,
         next_cmdline=next_cmdline,
-        decisions=_to_suspend(decisions, vms),
+        decisions=_taking_part(decisions, vms),
         verdict=preflight.judge(host, vms, target, decisions=decisions),
         notes=() if staged else (f"kernel {kernel_to} is not installed yet, so its drivers were not looked at",),
     )
 
 
-def _to_suspend(decisions: Sequence[policy.Decision], vms: Sequence[VmFacts]) -> Tuple[policy.Decision, ...]:
+def _taking_part(decisions: Sequence[policy.Decision], vms: Sequence[VmFacts]) -> Tuple[policy.Decision, ...]:
     """Of those that run. What is to be moved away is no part: if it is here all the same, the host does not jump."""
     running = {vm.uuid for vm in vms if vm.domain_id >= 0}
-    return tuple(one for one in decisions if one.uuid in running and one.treatment is Treatment.IN_PLACE)
+    taken = (Treatment.IN_PLACE, Treatment.RESTART)
+    return tuple(one for one in decisions if one.uuid in running and one.treatment in taken)
 
 
 def described(plan: Plan) -> Dict[str, Any]:
     """The plan as the module returns it."""
+    staying = [decision for decision in plan.decisions if decision.treatment is not Treatment.RESTART]
     return {
         "generation": plan.generation,
         "boot_id": plan.host.boot_id,
@@ -428,8 +444,9 @@ def described(plan: Plan) -> Dict[str, Any]:
         "qemu_to": ".".join(map(str, plan.host.qemu.version)),
         "cmdline": {"before": plan.host.cmdline, "after": plan.next_cmdline},
         "vms": [vars(vm) for vm in vm_requests(policy.restore_order(plan.decisions))],
-        "suspend_order": [decision.name for decision in policy.suspend_order(plan.decisions)],
-        "restore_order": [decision.name for decision in policy.restore_order(plan.decisions)],
+        "suspend_order": [decision.name for decision in policy.suspend_order(staying)],
+        "restore_order": [decision.name for decision in policy.restore_order(staying)],
+        "shut_down": [decision.name for decision in plan.decisions if decision not in staying],
         "findings": [*plan.notes, *(f"{entry.vm or 'host'}: {entry.message}" for entry in plan.verdict.warnings)],
         "diff": {
             "before_header": f"command line of {plan.host.kernel}",
@@ -542,8 +559,8 @@ def update(module: AnsibleModule) -> Dict[str, Any]:
 
 def refuse_left_behind(wish: Wish, vms: Sequence[VmFacts]) -> None:
     """Raise Refused when a VM that is to be moved away runs here. In a check nobody has moved it yet."""
-    decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.in_place)
-    left = evacuees.left_behind(decisions, vms, wish.in_place)
+    decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.unmoved)
+    left = evacuees.left_behind(decisions, vms, wish.unmoved)
     if left:
         raise Refused(
             f"VMs are to be moved away and still run here: {', '.join(left)}",

@@ -141,9 +141,10 @@ def target_of(wanted: str, host: HostFacts) -> KernelFacts:
 
 
 def staying(vms: Sequence[VmFacts], decisions: Sequence[policy.Decision]) -> List[Dict[str, str]]:
-    """Running VMs that are to stay in place."""
+    """Running VMs that are to stay on this host, suspended or shut down meanwhile."""
     running = {vm.uuid for vm in vms if vm.domain_id >= 0}
-    kept = (one for one in decisions if one.treatment is Treatment.IN_PLACE and one.uuid in running)
+    stay = (Treatment.IN_PLACE, Treatment.RESTART)
+    kept = (one for one in decisions if one.treatment in stay and one.uuid in running)
     return [{"name": one.name, "uuid": one.uuid} for one in kept]
 
 

@@ -104,7 +104,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import attach, command, config, journal, packing
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.attach import Boot
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import HELD, OPEN, TERMINAL, WAITING, Journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import (
+    HELD,
+    OPEN,
+    OWED,
+    TERMINAL,
+    WAITING,
+    Journal,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 UNIT = "holdfast-restore.service"
@@ -121,6 +128,9 @@ KEPT = (
     "them, so that it may start from its disk"
 )
 LOST = "its RAM is gone: give it up (give_up, --give-up), so that it may start from its disk"
+OFF = (
+    "it was shut down for the upgrade: recover again, which starts it; or give it up (give_up, --give-up), and start it"
+)
 ADRIFT = "recover again; the host's own log says more: journalctl -u holdfast-restore.service"
 WORDS = {
     "restored": "is done",
@@ -160,6 +170,8 @@ def remedy(state: str) -> str:
     """What a person does about a VM in this state of the journal."""
     if state == "lost":
         return LOST
+    if state in OWED:
+        return OFF
     return KEPT if state in HELD else ADRIFT
 
 
@@ -184,7 +196,8 @@ def would_act(boot: Boot, current: Journal) -> bool:
         return current.is_settled
     if boot is not Boot.STRANGE or current.state not in TERMINAL:
         return True
-    return any(vm["state"] in OPEN or (vm["state"] == "lost" and vm.get("may_restart")) for vm in current.vms)
+    unfinished = (*OPEN, *OWED)
+    return any(vm["state"] in unfinished or (vm["state"] == "lost" and vm.get("may_restart")) for vm in current.vms)
 
 
 def given_up(names: Sequence[str], vms: Sequence[Mapping[str, Any]], states: Sequence[str]) -> List[str]:

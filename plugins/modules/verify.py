@@ -147,6 +147,10 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor impo
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import argument
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
+# How long a guest that was shut down for the upgrade may take until its agent answers. It is worth the wait: while it
+# starts, its group has one member less, and the next host would take another.
+GUEST_START_S = 600.0
+
 ARGUMENTS: Dict[str, Any] = {
     "generation": {"type": "str", "default": ""},
     "kernel": {"type": "str", "default": ""},
@@ -238,6 +242,9 @@ def gate_problems(hypervisor: Hypervisor, expected: Expected, view: Mapping[str,
         return []
     before = gates.from_record(view.get("before", {}))
     before = before if expected.guest_agents else replace(before, guest_agents=())
+    restarted = {vm["uuid"] for vm in view.get("vms", []) if vm["state"] == "started"}
+    if restarted & set(before.guest_agents):
+        wait_s = max(wait_s, GUEST_START_S)
     now = gates.look_patiently(hypervisor, before, wait_s)
     return gates.worse(before, now, {vm["uuid"]: vm["name"] for vm in view.get("vms", [])})
 

@@ -86,7 +86,14 @@ class VmProgress:
     @property
     def paused(self) -> bool:
         """Whether its guest stands still."""
-        return bool(self.paused_at) and self.state not in ("pending", "resumed", "lost", "restarted", "given_up")
+        return bool(self.paused_at) and self.state not in (
+            "pending",
+            "resumed",
+            "lost",
+            "restarted",
+            "given_up",
+            "started",
+        )
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,14 @@ COLOURS = {
     HostStatus.FAILED: "red",
     HostStatus.UNREACHABLE: "red",
 }
-VM_COLOURS = {"pending": "dim", "resumed": "green", "failed": "red", "lost": "red", "given_up": "red"}
+VM_COLOURS = {
+    "pending": "dim",
+    "resumed": "green",
+    "started": "green",
+    "failed": "red",
+    "lost": "red",
+    "given_up": "red",
+}
 LAST_HAPPENINGS = 6
 MOVE_BAR_WIDTH = 24
 # Lines that the header, the headings and the last happenings take away from hosts and VMs.

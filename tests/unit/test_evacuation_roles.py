@@ -117,13 +117,13 @@ def stage(tmp_path: Path) -> Stage:
 
 def test_one_leaves_and_one_that_cannot_stays_in_place(stage: Stage) -> None:
     script = {
-        "evacuees": [{"departures": BOTH, "in_place": {}}, {"departures": [], "in_place": {"b": "no room there"}}],
+        "evacuees": [{"departures": BOTH, "unmoved": {}}, {"departures": [], "unmoved": {"b": "no room there"}}],
         "vm_migrate": {"a": MOVED, "b": STAYED},
     }
     done = stage.run("evacuate", script)
     assert done.returncode == 0, done.stdout
     facts = stage.facts
-    assert (facts["moved"], facts["in_place"], facts["stuck"]) == ({"a": "h2"}, ["b"], {"b": "no room there"})
+    assert (facts["moved"], facts["unmoved"], facts["stuck"]) == ({"a": "h2"}, ["b"], {"b": "no room there"})
     assert facts["elsewhere"] == ["a", "ua"]
     assert facts["vms"]["a"] == {"uuid": "ua", "to": "h2", "reason": "by rule 1", "pause_s": 0.2, "ram_bytes": 7}
     first = stage.asked("vm_migrate")[0]
@@ -133,21 +133,21 @@ def test_one_leaves_and_one_that_cannot_stays_in_place(stage: Stage) -> None:
 
 def test_when_one_that_cannot_leave_may_not_stay_the_host_is_not_upgraded(stage: Stage) -> None:
     refused = {"failed": True, "refused": True, "msg": "VMs cannot be moved away"}
-    script = {"evacuees": [{"departures": BOTH, "in_place": {}}, refused], "vm_migrate": {"a": MOVED, "b": STAYED}}
+    script = {"evacuees": [{"departures": BOTH, "unmoved": {}}, refused], "vm_migrate": {"a": MOVED, "b": STAYED}}
     done = stage.run("evacuate", script)
     assert done.returncode != 0
     assert "VMs cannot be moved away" in done.stdout
 
 
 def test_when_nobody_knows_where_a_vm_is_nobody_else_is_moved(stage: Stage) -> None:
-    script = {"evacuees": [{"departures": BOTH, "in_place": {}}], "vm_migrate": {"a": LOST, "b": MOVED}}
+    script = {"evacuees": [{"departures": BOTH, "unmoved": {}}], "vm_migrate": {"a": LOST, "b": MOVED}}
     done = stage.run("evacuate", script)
     assert done.returncode != 0
     assert len(stage.asked("vm_migrate")) == 1
 
 
 def test_a_host_that_nobody_leaves_is_asked_once(stage: Stage) -> None:
-    done = stage.run("evacuate", {"evacuees": [{"departures": [], "in_place": {}}]})
+    done = stage.run("evacuate", {"evacuees": [{"departures": [], "unmoved": {}}]})
     assert done.returncode == 0, done.stdout
     assert len(stage.asked("evacuees")) == 1
     assert stage.facts["moved"] == {}

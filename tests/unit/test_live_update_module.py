@@ -298,9 +298,17 @@ def test_a_vm_that_is_to_be_moved_away_and_still_runs_here_stops_the_live_update
 
 
 def test_one_that_could_not_be_moved_stays_in_place_like_the_others(lab: Lab) -> None:
-    lab.update(policy=MOVED, elsewhere=["gone"], in_place=["db1"])
+    lab.update(policy=MOVED, elsewhere=["gone"], unmoved=["db1"])
     assert lab.request is not None
     assert {vm["name"]: vm["treatment"] for vm in lab.request["vms"]} == {"db1": "in_place", "web1": "in_place"}
+
+
+def test_one_that_is_to_be_shut_down_is_in_the_request_and_in_neither_order(lab: Lab) -> None:
+    result = lab.update(policy=[{"match": {"name": "db1"}, "treatment": "restart"}], shutdown_s=60)
+    assert lab.request is not None
+    assert {vm["name"]: vm["treatment"] for vm in lab.request["vms"]} == {"db1": "restart", "web1": "in_place"}
+    assert lab.request["shutdown_s"] == 60
+    assert (result["suspend_order"], result["restore_order"], result["shut_down"]) == (["web1"], ["web1"], ["db1"])
 
 
 def test_those_that_left_are_in_nobodys_way(lab: Lab) -> None:

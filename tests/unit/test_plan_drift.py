@@ -118,9 +118,9 @@ def test_groups_and_fault_domains_are_compared(plan: dict[str, Any]) -> None:
 
 
 def test_a_treatment_that_people_carry_out_is_named() -> None:
-    known = fleet(replace(STAYS, treatments=(Treatment.RESTART,)), OTHER)
+    known = fleet(replace(STAYS, treatments=(Treatment.COLD,)), OTHER)
     made = document(planned(known), known, "")
-    assert drift.unable(made) == ["VM vm1 on hv1: treatment restart"]
+    assert drift.unable(made) == ["VM vm1 on hv1: treatment cold"]
 
 
 def test_a_host_is_told_who_leaves_and_how_each_vm_is_treated(plan: dict[str, Any]) -> None:

@@ -93,7 +93,6 @@ def test_a_rule_for_a_vm_that_does_not_exist_is_refused(match: dict[str, str], w
         ({"match": "db-*"}, ["rule 1"]),
         ({"treatment": "teleport"}, ["teleport", "in_place"]),
         ({"treatment": "cold"}, ["rule 1", "cold", "not available yet", "in_place", "live"]),
-        ({"treatment": "restart"}, ["not available yet"]),
         ({"treatment": "defer"}, ["not available yet"]),
         ({"priority": 101}, ["101"]),
         ({"priority": -1}, ["-1"]),
@@ -148,10 +147,25 @@ def test_the_host_takes_a_rule_that_prefers_what_an_upgrade_does_and_refuses_ano
 
 def test_a_vm_that_cannot_be_moved_stays_in_place_and_says_so() -> None:
     rules = policy.parse_rules([{"treatments": ["live", "in_place"]}])
-    stayed = {one.name: one for one in policy.decide(rules, VMS, in_place=["web"])}
+    stayed = {one.name: one for one in policy.decide(rules, VMS, unmoved=["web"])}
     assert stayed["web"].treatment is Treatment.IN_PLACE
     assert "live was not possible" in stayed["web"].reason
     assert stayed["db-1"].treatment is Treatment.LIVE
+
+
+@pytest.mark.parametrize(
+    ("treatments", "settled"),
+    [
+        (["live", "restart", "in_place"], Treatment.RESTART),
+        (["live", "cold", "restart"], Treatment.RESTART),
+        (["live", "defer", "restart"], Treatment.LIVE),
+        (["live"], Treatment.LIVE),
+        (["in_place", "live"], Treatment.IN_PLACE),
+    ],
+)
+def test_a_vm_that_cannot_be_moved_gets_what_its_policy_has_next(treatments: list[str], settled: Treatment) -> None:
+    rules = policy.parse_rules([{"treatments": treatments}])
+    assert {one.treatment for one in policy.decide(rules, VMS, unmoved=[vm.name for vm in VMS])} == {settled}
 
 
 def test_a_rule_for_a_vm_that_is_known_to_be_elsewhere_is_no_slip_of_the_pen() -> None:

@@ -260,6 +260,25 @@ def test_only_vms_that_stay_in_place_are_judged(vm: VmFacts, decision: Decision)
     assert preflight.judge(HOST, [vm], TARGET, decisions=[decision]) == Verdict()
 
 
+RESTARTED = Decision("db-1", "aaaa-1", Treatment.RESTART, 50, "by rule 1")
+
+
+@pytest.mark.parametrize(
+    ("vm", "code"),
+    [
+        (replace(VM, launch_security="sev", hostdevs=("pci 0000:01:00.0",), ram_backing=RamBacking.ANONYMOUS), None),
+        (replace(VM, state="paused"), "restart-not-running"),
+        (replace(VM, persistent=False), "restart-transient"),
+        (replace(VM, job="migration"), "vm-job"),
+        (replace(VM, machine="pc-q35-2.4"), "machine-type"),
+        (replace(VM, disks=(Disk("vda", "/run/disk.img"),)), "disk-volatile"),
+    ],
+)
+def test_a_vm_that_is_shut_down_and_started_must_be_able_to_do_both(vm: VmFacts, code: str | None) -> None:
+    host = replace(HOST, volatile_paths=("/run",))
+    assert codes(preflight.judge(host, [vm], TARGET, decisions=[RESTARTED])) == ({code} if code else set())
+
+
 LIMITED = Decision("db-1", "aaaa-1", Treatment.IN_PLACE, 50, "by rule 1", max_pause_s=30.0)
 
 

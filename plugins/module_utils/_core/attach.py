@@ -13,7 +13,7 @@ from . import autostart, durable, guard, kexec
 from .cmdline import generation_of, is_crash_kernel
 from .config import Config
 from .errors import HoldfastError
-from .journal import HELD, TERMINAL, Journal, open_journal
+from .journal import HELD, OWED, TERMINAL, Journal, open_journal
 from .pool import Content, Pool, open_pool
 
 OWNER = "generation.json"
@@ -108,7 +108,8 @@ def _arrive(config: Config, pool: Pool, journal: Journal) -> None:
     else:
         journal.record("arrived", **arrival)
         _guard(config, journal)
-    _note_lost(journal, "its kernel ended while it was not suspended", but=(*HELD, "lost", "restarted", "given_up"))
+    spared = (*HELD, *OWED, "lost", "restarted", "given_up")
+    _note_lost(journal, "its kernel ended while it was not suspended", but=spared)
     with journal.phase("attach"):
         pool.attach(Content.TRUSTED)
         check_owner(pool, journal)
@@ -137,9 +138,9 @@ def report_lost(journal: Journal) -> None:
 
     After the end of the generation it is no business of ours what became of the VMs that had come back.
     """
-    spared: Tuple[str, ...] = ("lost", "restarted", "given_up")
+    spared: Tuple[str, ...] = (*OWED, "lost", "restarted", "given_up")
     if journal.state in TERMINAL:
-        spared += ("resumed", "pending")
+        spared += ("resumed", "started", "pending")
     else:
         reason = "the host booted in another way than by the jump: the contents of its RAM are gone"
         journal.record("failed", reason=reason)

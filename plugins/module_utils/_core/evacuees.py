@@ -10,7 +10,7 @@ from typing import Dict, Mapping, Sequence, Tuple
 
 from .errors import BadInput, Refused
 from .facts import Treatment, VmFacts
-from .policy import Decision
+from .policy import Decision, next_best
 
 # Without a limit of its own a VM may stand still for as long as QEMU's estimate may be wrong (Bounds.longest_pause_s).
 LONGEST_PAUSE_S = 2.0
@@ -30,10 +30,10 @@ class Departure:
 
 @dataclass(frozen=True)
 class Evacuation:
-    """``departures``: still to come. ``in_place``: VMs that were to be moved and stay in place instead, with why."""
+    """``departures``: still to come. ``unmoved``: VMs that could not be moved, which get their next treatment: why."""
 
     departures: Tuple[Departure, ...] = ()
-    in_place: Mapping[str, str] = field(default_factory=dict)
+    unmoved: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose(
@@ -55,21 +55,21 @@ def choose(
     here = [one for one in decisions if one.uuid in running]
     _refuse_forbidden([one.name for one in here if one.name in destinations and Treatment.LIVE not in one.treatments])
     leaving = [one for one in here if one.treatment is Treatment.LIVE or one.name in destinations]
-    in_place: Dict[str, str] = {one.name: stuck[one.name] for one in leaving if one.name in stuck and _may_stay(one)}
-    _refuse_stuck([one for one in leaving if one.name in stuck and one.name not in in_place], stuck)
+    unmoved: Dict[str, str] = {one.name: stuck[one.name] for one in leaving if one.name in stuck and next_best(one)}
+    _refuse_stuck([one for one in leaving if one.name in stuck and one.name not in unmoved], stuck)
     ahead = [one for one in leaving if one.name not in stuck]
     _refuse_aimless([one for one in ahead if not destinations.get(one.name)])
     order = sorted(ahead, key=lambda one: (-one.priority, one.name))
-    return Evacuation(tuple(_departure(one, destinations, longest_pause_s) for one in order), in_place)
+    return Evacuation(tuple(_departure(one, destinations, longest_pause_s) for one in order), unmoved)
 
 
-def left_behind(decisions: Sequence[Decision], vms: Sequence[VmFacts], in_place: Sequence[str]) -> Tuple[str, ...]:
+def left_behind(decisions: Sequence[Decision], vms: Sequence[VmFacts], unmoved: Sequence[str]) -> Tuple[str, ...]:
     """VMs that should not be on the host any more when its live update begins: to be moved away, and still here."""
     running = {vm.uuid for vm in vms if vm.running}
     return tuple(
         one.name
         for one in decisions
-        if one.treatment is Treatment.LIVE and one.uuid in running and one.name not in in_place
+        if one.treatment is Treatment.LIVE and one.uuid in running and one.name not in unmoved
     )
 
 
@@ -77,20 +77,6 @@ def _departure(one: Decision, destinations: Mapping[str, str], longest_pause_s: 
     journey = "away" if one.return_home else "for_good"
     pause_s = one.max_pause_s or longest_pause_s
     return Departure(one.name, one.uuid, destinations[one.name], pause_s, journey, one.reason)
-
-
-def _may_stay(one: Decision) -> bool:
-    """Whether the policy goes on, after live, with a treatment that the upgrade of a host can carry out.
-
-    Treatments in between that it cannot (cold, restart) are passed over; ``defer`` means that the host waits.
-    """
-    later = one.treatments[one.treatments.index(Treatment.LIVE) + 1 :]
-    for treatment in later:
-        if treatment is Treatment.DEFER:
-            return False
-        if treatment is Treatment.IN_PLACE:
-            return True
-    return False
 
 
 def _refuse_forbidden(names: Sequence[str]) -> None:
@@ -116,5 +102,5 @@ def _refuse_stuck(stuck: Sequence[Decision], why: Mapping[str, str]) -> None:
         told = "; ".join(f"{one.name}: {why[one.name]}" for one in stuck)
         raise Refused(
             f"VMs cannot be moved away, and their policy allows nothing else: {told}",
-            "mend what is in the way, add in_place to their treatments, or leave the host out",
+            "mend what is in the way, add in_place or restart to their treatments, or leave the host out",
         )

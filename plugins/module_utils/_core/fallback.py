@@ -16,22 +16,23 @@ from .attach import Boot
 from .cmdline import check_next, next_command_line
 from .config import Config, load
 from .errors import HoldfastError
-from .journal import Journal, open_journal
+from .journal import OWED, Journal, open_journal
 from .pool import Pool, open_pool
 from .request import ONLY_QEMU
 
 
 def is_possible(journal: Journal) -> bool:
     """Whether the old kernel could still take over with all VMs: nothing was resumed, and we are not back already."""
-    resumed = any(vm["state"] in ("resumed", "resuming") for vm in journal.vms)
+    resumed = any(vm["state"] in ("resumed", "resuming", "started") for vm in journal.vms)
     jumped = journal.state in ("arrived", "attached", "restoring", "failed", "jumping")
     return jumped and not resumed and not journal.view.get("fell_back") and journal.view["only"] != ONLY_QEMU
 
 
 def is_due(journal: Journal, after: int) -> bool:
     """Whether enough VMs failed, and none was resumed, to stop trying here. ``after`` 0: never before all failed."""
-    failed = sum(vm["state"] == "failed" for vm in journal.vms)
-    return bool(after) and failed >= min(after, len(journal.vms)) and is_possible(journal)
+    tried = [vm for vm in journal.vms if vm["state"] not in OWED]
+    failed = sum(vm["state"] == "failed" for vm in tried)
+    return bool(after) and failed >= min(after, len(tried)) and is_possible(journal)
 
 
 def go_back_if(reasons: List[str], pool: Pool, journal: Journal) -> None:

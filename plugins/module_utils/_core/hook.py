@@ -15,12 +15,10 @@ from .config import Config
 from .domain import vm_facts
 from .errors import BadInput, HoldfastError
 from .facts import RamBacking, VmFacts
-from .journal import OPEN, open_journal
+from .journal import LEAVING, OPEN, open_journal
 from .pool import open_pool
 from .printable import argument
 
-# From here to the jump nothing may begin to run on the host, be it by a person, by autostart or by a live migration.
-LEAVING = ("suspending", "suspended", "jumping", "falling_back")
 # Far above what libvirt itself takes over its own connection (4 MiB for one text).
 LARGEST_XML = 16 << 20
 

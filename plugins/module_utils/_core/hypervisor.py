@@ -103,6 +103,10 @@ class Domain:
         """Start it from its stored definition."""
         self._call("start it", "create")
 
+    def shutdown(self) -> None:
+        """Ask the guest to shut down, by its agent or by ACPI; it does so in its own time, or not at all."""
+        self._call("shut it down", "shutdown")
+
     def pause(self) -> None:
         self._call("pause it", "suspend")
 

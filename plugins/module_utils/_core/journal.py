@@ -47,6 +47,8 @@ TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
         "failed",
     ),
 }
+# In these, until the jump, nothing may begin to run on the host: by a person, by autostart or by a live migration.
+LEAVING = ("suspending", "suspended", "jumping", "falling_back")
 # What an event does to the one VM it names.
 VM_STATES = {
     "vm_paused": "paused",
@@ -58,13 +60,20 @@ VM_STATES = {
     "vm_lost": "lost",
     "vm_restarted": "restarted",
     "vm_given_up": "given_up",
+    "vm_shutting_down": "shutting_down",
+    "vm_shut_down": "shut_down",
+    "vm_not_started": "shut_down",
+    "vm_started": "started",
+    "vm_left_alone": "pending",
 }
 # RAM of a VM in one of these states exists only in the pool.
 HELD = ("suspended", "failed")
 # A VM in one of these states is not where it belongs yet.
 OPEN = ("paused", "resuming", *HELD)
+# Shut down for the upgrade, or asked to be: owed a start.
+OWED = ("shutting_down", "shut_down")
 # Unless a live update is at work, a VM in one of these states waits for somebody.
-WAITING = (*OPEN, "lost")
+WAITING = (*OPEN, *OWED, "lost")
 
 
 class Journal:
@@ -272,12 +281,12 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
 def _fold_vm(vm: Dict[str, Any], entry: Mapping[str, Any]) -> None:
     vm["state"] = VM_STATES[entry["event"]]
     stamp = {"vm_paused": "paused_at", "vm_saved": "saved_at", "vm_verified": "restore_started_at"}
-    stamp["vm_resumed"] = "resumed_at"
+    stamp.update({"vm_resumed": "resumed_at", "vm_shut_down": "shut_down_at", "vm_started": "started_at"})
     if entry["event"] in stamp:
         vm[stamp[entry["event"]]] = entry.get("moment", entry["at"])
     details = {key: value for key, value in entry.items() if key not in ("event", "at", "moment", "uuid")}
     vm.update(details)
-    if entry["event"] == "vm_resumed":
+    if entry["event"] in ("vm_resumed", "vm_started"):
         vm["error"] = ""
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One live update of this host: load, suspend, jump; or each VM into a new QEMU. Needs no controller.
+"""One live update of this host: load, shut down, suspend, jump; or each VM into a new QEMU. Needs no controller.
 
 What comes after the jump is ``recover``.
 """
@@ -12,7 +12,7 @@ import socket
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
-from . import attach, deadline, filesystems, gates, guard, kexec, lanes, monitor
+from . import attach, deadline, filesystems, gates, guard, kexec, lanes, monitor, restarts
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, next_command_line
@@ -38,9 +38,11 @@ def live_update(config: Config) -> None:
         try:
             if wanted.only == requests.ONLY_QEMU:
                 renew(hypervisor, pool, journal, wanted)
+                restarts.shut_down(hypervisor, journal, wanted)
                 print(close(config, journal, "restored", ""), flush=True)
                 return
             mark = _load(config, journal, wanted)
+            restarts.shut_down(hypervisor, journal, wanted)
             _suspend_all(hypervisor, pool, journal, wanted)
             _jump(hypervisor, pool, journal, mark)
         except BaseException as exc:
@@ -111,7 +113,7 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
     journal.record("suspending")
     with journal.phase("suspend"), deadline.enforced(wanted.deadline_s):
         attach.own(pool, journal)
-        order = [vm.uuid for vm in sorted(wanted.vms, key=lambda vm: vm.priority)]
+        order = [vm.uuid for vm in sorted(wanted.staying, key=lambda vm: vm.priority)]
         failures = lanes.until_failure(
             lambda uuid: suspending.pause(hypervisor, journal, uuid),
             lambda uuid: suspending.save(hypervisor, pool, journal, uuid, wanted.verify_ram),
@@ -126,7 +128,7 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
 def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal, mark: Optional[int]) -> None:
     """The point of no return, passed only when no VM is left behind."""
     left = [domain.name for domain in hypervisor.running()]
-    if left or any(vm["state"] != "suspended" for vm in journal.vms):
+    if left or any(vm["state"] not in ("suspended", "shut_down") for vm in journal.vms):
         raise HoldfastError(
             f"not every VM is suspended: {', '.join(left) or 'see the journal'}", "run the upgrade again"
         )

@@ -20,8 +20,8 @@ from .errors import HoldfastError, JournalError
 NAME = "holdfast.prom"
 STATES = ("none", "damaged", *dict.fromkeys(after for _, after in journal.TRANSITIONS.values() if after))
 RESULTS = ("upgraded", "fell_back", "aborted", "failed")
-# VMs in one of these states run on as if nothing had happened.
-CARRIED_ON = ("resumed", "pending")
+# VMs in one of these states run on as if nothing had happened, or were started again as their policy wants.
+CARRIED_ON = ("resumed", "pending", "started")
 
 Labels = Mapping[str, str]
 Sample = Tuple[Labels, float]

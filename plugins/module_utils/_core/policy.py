@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Optional
 
 from .errors import BadInput
 from .facts import Treatment, VmFacts
@@ -30,7 +31,7 @@ DEFAULT_PRIORITY = 50
 HIGHEST_PRIORITY = 100
 
 # What the upgrade of a host can do by itself. The plan of a fleet knows all of them.
-AVAILABLE = (Treatment.IN_PLACE, Treatment.LIVE)
+AVAILABLE = (Treatment.IN_PLACE, Treatment.LIVE, Treatment.RESTART)
 # These keep a VM running, or leave it alone; with all others it stands still for as long as its host needs.
 KEEP_RUNNING = (Treatment.LIVE, Treatment.DEFER)
 
@@ -122,12 +123,12 @@ def parse_rules(
 
 
 def decide(
-    rules: Sequence[Rule], vms: Sequence[VmFacts], elsewhere: Sequence[str] = (), in_place: Sequence[str] = ()
+    rules: Sequence[Rule], vms: Sequence[VmFacts], elsewhere: Sequence[str] = (), unmoved: Sequence[str] = ()
 ) -> tuple[Decision, ...]:
     """One decision per VM, in the order of ``vms``.
 
-    ``elsewhere`` names VMs that are known to be on other hosts. VMs called ``in_place`` stay in place, though their
-    policy prefers something else that turned out to be impossible.
+    ``elsewhere`` names VMs that are known to be on other hosts. ``unmoved`` names VMs that could not be moved away, and
+    get what their policy allows next.
 
     Raises BadInput for a rule that names one single VM which does not exist: that is a slip of the pen, and the VM that
     was meant would be treated by some other rule without anybody noticing.
@@ -135,7 +136,17 @@ def decide(
     for rule in rules:
         if rule.pattern not in elsewhere:
             check_known(rule, vms)
-    return tuple(_settled(_decision(rules, vm), in_place) for vm in vms)
+    return tuple(_settled(_decision(rules, vm), unmoved) for vm in vms)
+
+
+def next_best(decision: Decision) -> Optional[Treatment]:
+    """What happens to a VM that cannot be moved: the next treatment that the upgrade carries out; None: its host waits.
+
+    ``cold`` is passed over, ``defer`` is not.
+    """
+    later = decision.treatments[decision.treatments.index(Treatment.LIVE) + 1 :]
+    found = next((entry for entry in later if entry in (*AVAILABLE, Treatment.DEFER)), Treatment.DEFER)
+    return None if found is Treatment.DEFER else found
 
 
 def suspend_order(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
@@ -193,11 +204,11 @@ def _decision(rules: Sequence[Rule], vm: VmFacts) -> Decision:
     )
 
 
-def _settled(decision: Decision, in_place: Sequence[str]) -> Decision:
-    if decision.name not in in_place or decision.treatment is Treatment.IN_PLACE:
+def _settled(decision: Decision, unmoved: Sequence[str]) -> Decision:
+    if decision.name not in unmoved or Treatment.LIVE not in decision.treatments:
         return decision
-    reason = f"{decision.reason}; {decision.treatment.value} was not possible"
-    return replace(decision, treatment=Treatment.IN_PLACE, reason=reason)
+    reason = f"{decision.reason}; live was not possible"
+    return replace(decision, treatment=next_best(decision) or decision.treatment, reason=reason)
 
 
 def _check_reached(rule: Rule, earlier: Sequence[Rule]) -> None:

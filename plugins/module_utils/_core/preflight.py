@@ -4,7 +4,8 @@
 """May this host be upgraded in place now? Every blocker at once, of the host and of each VM; nothing is touched.
 
 One small function per question. It yields findings; whether they block or merely warn is decided by the table the
-function stands in. VMs are judged only when they stay in place and are not shut off.
+function stands in. VMs are judged only when they stay on the host and are not shut off: all of them when they stay in
+place, and by another table when they are shut down and started.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ _PREPARE = "run the prepare playbook"
 
 @dataclass(frozen=True)
 class _Case:
-    """What is judged. ``qemu`` is the one that will restore; ``vms`` those that stay in place and are not shut off."""
+    """What is judged. ``qemu`` is the one that will restore.
+
+    ``vms`` stay in place, ``restarting`` are shut down and started; those that are shut off are in neither.
+    """
 
     host: HostFacts
     target: KernelFacts
     qemu: QemuFacts
     vms: tuple[VmFacts, ...]
     decisions: tuple[Decision, ...] = ()
+    restarting: tuple[VmFacts, ...] = ()
 
     def pause_limit_s(self, vm: VmFacts) -> float | None:
         """How long the VM's policy lets it stand still, None when it does not say."""
@@ -78,18 +83,22 @@ def judge(
     ``target.cmdline`` is the command line that the new kernel will get. ``decisions`` are the policy's; a VM without
     one stays in place. ``qemu`` is the emulator that will restore, the installed one unless given. Raises nothing.
     """
-    case = _Case(host, target, qemu or host.qemu, _staying(vms, decisions), tuple(decisions))
+    staying, restarting = (_treated(vms, decisions, one) for one in (Treatment.IN_PLACE, Treatment.RESTART))
+    case = _Case(host, target, qemu or host.qemu, staying, tuple(decisions), restarting)
     return Verdict(
-        blockers=tuple(_findings(case, HOST_BLOCKERS, VM_BLOCKERS)),
+        blockers=tuple(_findings(case, HOST_BLOCKERS, VM_BLOCKERS, RESTART_BLOCKERS)),
         warnings=tuple(_findings(case, HOST_WARNINGS, VM_WARNINGS)),
     )
 
 
 def judge_renewal(host: HostFacts, vms: Sequence[VmFacts], decisions: Sequence[Decision] = ()) -> Verdict:
     """The verdict on giving each VM the installed QEMU while the host's kernel runs on. Raises nothing."""
-    case = _Case(host, KernelFacts(host.kernel), host.qemu, _staying(vms, decisions))
+    staying, restarting = (_treated(vms, decisions, one) for one in (Treatment.IN_PLACE, Treatment.RESTART))
+    case = _Case(host, KernelFacts(host.kernel), host.qemu, staying, restarting=restarting)
     return Verdict(
-        blockers=tuple(_findings(case, _without_jump(HOST_BLOCKERS), _without_jump(VM_BLOCKERS))),
+        blockers=tuple(
+            _findings(case, _without_jump(HOST_BLOCKERS), _without_jump(VM_BLOCKERS), _without_jump(RESTART_BLOCKERS))
+        ),
         warnings=tuple(_findings(case, _without_jump(HOST_WARNINGS), _without_jump(VM_WARNINGS))),
     )
 
@@ -98,11 +107,11 @@ def _without_jump(checks: Sequence[_Check]) -> tuple[_Check, ...]:
     return tuple(check for check in checks if check not in OF_THE_JUMP)
 
 
-def _staying(vms: Sequence[VmFacts], decisions: Sequence[Decision]) -> tuple[VmFacts, ...]:
-    """VMs that stay in place and are not shut off."""
+def _treated(vms: Sequence[VmFacts], decisions: Sequence[Decision], treatment: Treatment) -> tuple[VmFacts, ...]:
+    """VMs of this treatment that are not shut off; without a decision they stay in place."""
     treatments = {decision.uuid: decision.treatment for decision in decisions}
-    staying = (vm for vm in vms if treatments.get(vm.uuid, Treatment.IN_PLACE) is Treatment.IN_PLACE)
-    return tuple(vm for vm in staying if vm.state != "shutoff")
+    found = (vm for vm in vms if treatments.get(vm.uuid, Treatment.IN_PLACE) is treatment)
+    return tuple(vm for vm in found if vm.state != "shutoff")
 
 
 def require_passed(verdict: Verdict, hostname: str) -> None:
@@ -117,12 +126,15 @@ def require_passed(verdict: Verdict, hostname: str) -> None:
     )
 
 
-def _findings(case: _Case, of_host: Sequence[_HostCheck], of_vm: Sequence[_VmCheck]) -> Iterator[Blocker]:
+def _findings(
+    case: _Case, of_host: Sequence[_HostCheck], of_vm: Sequence[_VmCheck], of_restart: Sequence[_VmCheck] = ()
+) -> Iterator[Blocker]:
     for host_check in of_host:
         yield from host_check(case)
-    for vm in case.vms:
-        for vm_check in of_vm:
-            yield from vm_check(case, vm)
+    for vms, checks in ((case.vms, of_vm), (case.restarting, of_restart)):
+        for vm in vms:
+            for vm_check in checks:
+                yield from vm_check(case, vm)
 
 
 # --- the host's software -------------------------------------------------------------------------------------------
@@ -488,7 +500,7 @@ def _devices(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
         )
 
 
-def _disks(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+def _volatile_disks(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
     for disk in vm.disks:
         if _volatile(case.host, disk.source) or disk.source.startswith(_RAM_DISKS):
             yield Blocker(
@@ -497,6 +509,10 @@ def _disks(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
                 "move it to a disk, or detach it",
                 vm.name,
             )
+
+
+def _disk_formats(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    for disk in vm.disks:
         if disk.driver in _DISK_FORMATS_THAT_CANNOT_MOVE and not (disk.driver == "fat" and disk.readonly):
             yield Blocker(
                 "disk-format",
@@ -531,13 +547,34 @@ def _state(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
         yield Blocker(
             "vm-state", f"it is {vm.state}, neither running nor shut off", "wake it up, or shut it down", vm.name
         )
-    if vm.job:
-        yield Blocker("vm-job", f"it has a job in progress: {vm.job}", "wait for it, or virsh domjobabort", vm.name)
     for reason in vm.migration_blockers:
         yield Blocker(
             "qemu-blocks",
             f"QEMU refuses to save it: {reason}",
             "remove the cause, or give the VM another treatment",
+            vm.name,
+        )
+
+
+def _job(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if vm.job:
+        yield Blocker("vm-job", f"it has a job in progress: {vm.job}", "wait for it, or virsh domjobabort", vm.name)
+
+
+def _shutdown(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    """A VM that is to be shut down and started must be able to do both."""
+    if vm.state != "running":
+        yield Blocker(
+            "restart-not-running",
+            f"it is {vm.state}, so its guest cannot shut down",
+            "resume it, or shut it down yourself",
+            vm.name,
+        )
+    if not vm.persistent:
+        yield Blocker(
+            "restart-transient",
+            "it has no persistent definition: once it is shut down, nothing of it remains to be started",
+            "virsh define its definition, or give it another treatment",
             vm.name,
         )
 
@@ -677,9 +714,11 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _host_memory,
 )
 VM_BLOCKERS: tuple[_VmCheck, ...] = (
-    *(_state, _ram, _devices, _disks, _machine, _tsc, _queues, _autostart),
+    *(_state, _job, _ram, _devices, _volatile_disks, _disk_formats, _machine, _tsc, _queues, _autostart),
     _longer_than_allowed,
 )
+# Of a VM that is shut down and started; neither its RAM nor its devices are kept.
+RESTART_BLOCKERS: tuple[_VmCheck, ...] = (_shutdown, _job, _volatile_disks, _machine, _autostart)
 HOST_WARNINGS: tuple[_HostCheck, ...] = (_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known)
 VM_WARNINGS: tuple[_VmCheck, ...] = (_paused, _pause_unknown, _cpu_may_change, _definition, _watched, _late_disks)
 # These matter only to a host that jumps and boots.

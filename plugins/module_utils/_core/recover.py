@@ -9,14 +9,14 @@ import time
 from dataclasses import replace
 from typing import Any, Dict, List
 
-from . import attach, fallback, guard, health, kexec, lanes, monitor, saveimage
+from . import attach, fallback, guard, health, kexec, lanes, monitor, restarts, saveimage
 from . import request as requests
 from . import suspend as suspending
 from .attach import Boot
 from .config import Config
 from .errors import HoldfastError, VmError
 from .hypervisor import Hypervisor, connect_patiently
-from .journal import HELD, OPEN, TERMINAL, WAITING, Journal, open_journal
+from .journal import HELD, OPEN, OWED, TERMINAL, WAITING, Journal, open_journal
 from .network import Network
 from .pool import Content, Pool, open_pool
 from .request import Request
@@ -77,6 +77,7 @@ def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
     attach.report_lost(journal)
     pool.attach(Content.FRESH)
     _restart_lost(journal)
+    restarts.start(journal, _wanted(config, journal).shutdown_s)
     return settle(config, journal)
 
 
@@ -106,7 +107,7 @@ def give_up(config: Config, names: List[str]) -> str:
     waiting here.
     """
     journal, pool = open_journal(config.state_dir), open_pool(config)
-    waiting = {vm["name"]: vm for vm in journal.vms if vm["state"] in (*HELD, "lost")}
+    waiting = {vm["name"]: vm for vm in journal.vms if vm["state"] in (*HELD, *OWED, "lost")}
     unknown = sorted(set(names) - set(waiting))
     if unknown:
         there = ", ".join(sorted(waiting)) or "none"
@@ -126,7 +127,7 @@ def settle(config: Config, journal: Journal) -> str:
         guard.forget(config.state_dir)
         requests.remove(config.state_dir)
         journal.archive()
-    waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in (*HELD, "lost")]
+    waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in (*HELD, *OWED, "lost")]
     left = f"; waiting: {', '.join(waiting)}" if waiting else ""
     return f"generation {journal.generation} {journal.state}{left}"
 
@@ -247,7 +248,8 @@ def _none_came_back(journal: Journal) -> List[str]:
 def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     """Put the end on record. Raises HoldfastError when VMs are left over."""
     guard.end()
-    left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in OPEN]
+    restarts.start(journal, _wanted(config, journal).shutdown_s)
+    left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in (*OPEN, *OWED)]
     if left:
         told = "; ".join(part for part in (reason, "not brought back: " + "; ".join(left)) if part)
         journal.record("failed", reason=told)

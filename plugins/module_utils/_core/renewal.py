@@ -29,7 +29,7 @@ def renew(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request)
             suspending.save(hypervisor, pool, journal, uuid, wanted.verify_ram)
         restore(hypervisor, pool, journal, uuid, wanted.deadline_s)
 
-    order = [vm.uuid for vm in sorted(wanted.vms, key=lambda vm: vm.priority)]
+    order = [vm.uuid for vm in sorted(wanted.staying, key=lambda vm: vm.priority)]
     with journal.phase("renew"):
         failures = lanes.until_failure(
             lambda uuid: suspending.pause(hypervisor, journal, uuid), renew_one, order, lanes.bounded(wanted.parallel)

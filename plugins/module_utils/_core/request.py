@@ -12,6 +12,7 @@ from typing import Tuple
 
 from . import durable
 from .errors import HoldfastError
+from .facts import Treatment
 
 NAME = "request.json"
 EVERYTHING, ONLY_QEMU = "everything", "qemu"
@@ -21,6 +22,7 @@ EVERYTHING, ONLY_QEMU = "everything", "qemu"
 class VmRequest:
     """One VM that shall go through the jump. Higher ``priority``: suspended later, restored earlier.
 
+    ``treatment``: ``in_place``; or ``restart``, then it is shut down before, and started after.
     ``may_restart``: it may be started afresh from its disk when its RAM is lost, by power loss for example.
     """
 
@@ -39,7 +41,7 @@ class Request:
     ``fallback_after``: the host goes back to the old kernel when so many VMs failed and none was resumed; 0: never.
     ``health_command``: a shell command that must succeed on the new kernel before any VM is resumed.
     ``verify_ram``: ``sampled`` or ``full``, how much of the RAM is compared. ``only``: ``everything``, or
-    ``qemu``, which renews the VMs' QEMU without a jump.
+    ``qemu``, which renews the VMs' QEMU without a jump. ``shutdown_s``: seconds for a guest that is shut down.
     """
 
     generation: str
@@ -51,6 +53,17 @@ class Request:
     health_command: str = ""
     verify_ram: str = "sampled"
     only: str = EVERYTHING
+    shutdown_s: float = 300.0
+
+    @property
+    def staying(self) -> Tuple[VmRequest, ...]:
+        """VMs that are suspended and restored."""
+        return tuple(vm for vm in self.vms if vm.treatment != Treatment.RESTART.value)
+
+    @property
+    def restarting(self) -> Tuple[VmRequest, ...]:
+        """VMs that are shut down and started."""
+        return tuple(vm for vm in self.vms if vm.treatment == Treatment.RESTART.value)
 
 
 def write(state_dir: Path, request: Request) -> None:

@@ -15,6 +15,7 @@ from .schema import SCHEMA_VERSION, HostResult, VmResult
 
 IN_PLACE = "in_place"
 LIVE = "live"
+RESTART = "restart"
 
 # "resuming" is on record before the guest's CPUs run: without "resumed" after it, nobody knows, so it counts as lost.
 _VM_RESULTS = {
@@ -28,10 +29,20 @@ _VM_RESULTS = {
     "lost": VmResult.LOST,
     "restarted": VmResult.RESTARTED,
     "given_up": VmResult.GIVEN_UP,
+    "shutting_down": VmResult.FAILED,
+    "shut_down": VmResult.FAILED,
+    "started": VmResult.STARTED,
 }
 _CARRIED_ON = tuple(
-    result.value for result in (VmResult.RESUMED, VmResult.UNTOUCHED, VmResult.MOVED, VmResult.RETURNED)
+    result.value
+    for result in (VmResult.RESUMED, VmResult.UNTOUCHED, VmResult.MOVED, VmResult.RETURNED, VmResult.STARTED)
 )
+# For what is not finished; a journal gives a reason of its own where it knows one.
+_UNFINISHED = {
+    "resuming": "its resume was begun, but never confirmed",
+    "shutting_down": "it was asked to shut down, and nobody knows whether it did",
+    "shut_down": "it was shut down for the upgrade, and not started again",
+}
 # What a warning says of a VM that did not carry on; of any other one, that it is not running.
 _ENDINGS = {
     VmResult.LOST.value: "is not running, and its RAM is gone",
@@ -104,13 +115,19 @@ def host_result(outcome: HostOutcome, vms: Sequence[Mapping[str, Any]]) -> HostR
 
 
 def carried_on(vms: Sequence[Mapping[str, Any]]) -> int:
-    """How many VMs of a report still run as if nothing had happened."""
+    """How many VMs of a report still run as if nothing had happened, or as their policy wants."""
     return sum(1 for vm in vms if vm["result"] in _CARRIED_ON)
 
 
 def longest_pause(vms: Sequence[Mapping[str, Any]]) -> Optional[float]:
-    """Seconds, or None when no VM was paused and resumed."""
-    return max((vm["pause_s"] for vm in vms if vm["pause_s"] is not None), default=None)
+    """Seconds, or None when no VM was paused and resumed. One that was off meanwhile is another matter."""
+    return max(pauses(vms), default=None)
+
+
+def pauses(vms: Sequence[Mapping[str, Any]]) -> List[float]:
+    """Seconds that VMs of a report stood still."""
+    paused = (vm for vm in vms if vm["result"] != VmResult.STARTED.value)
+    return [vm["pause_s"] for vm in paused if vm["pause_s"] is not None]
 
 
 def _claim(outcome: HostOutcome) -> Optional[HostResult]:
@@ -174,14 +191,13 @@ def _phase(entry: Mapping[str, Any]) -> Dict[str, Any]:
 def _vm(entry: Mapping[str, Any], predicted: Mapping[str, float]) -> Dict[str, Any]:
     state = _text(entry, "state")
     result = _VM_RESULTS.get(state, VmResult.FAILED)
-    unconfirmed = "its resume was begun, but never confirmed" if state == "resuming" else ""
     return {
         "name": _text(entry, "name"),
         "uuid": _text(entry, "uuid"),
         "treatment": _text(entry, "treatment") or IN_PLACE,
         "reason": _text(entry, "reason"),
         "result": result.value,
-        "error": _text(entry, "error") or unconfirmed,
+        "error": _text(entry, "error") or _UNFINISHED.get(state, ""),
         "priority": _whole(entry, "priority") or 0,
         "pause_s": _pause_s(entry),
         "predicted_pause_s": predicted.get(_text(entry, "uuid")),
@@ -214,7 +230,9 @@ def _moved_vm(name: str, entry: Mapping[str, Any], predicted: Mapping[str, float
 
 
 def _pause_s(entry: Mapping[str, Any]) -> Optional[float]:
-    paused, resumed = _number(entry, "paused_at"), _number(entry, "resumed_at")
+    """From pause to resume; for one that was shut down and started, how long it had no QEMU."""
+    marks = ("shut_down_at", "started_at") if _text(entry, "state") == "started" else ("paused_at", "resumed_at")
+    paused, resumed = (_number(entry, mark) for mark in marks)
     if paused is None or resumed is None or resumed < paused:
         return None
     return round(resumed - paused, 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, List, Mapping, Tuple
 
 from . import figures
-from .build import LIVE, carried_on, longest_pause
+from .build import LIVE, RESTART, carried_on, longest_pause, pauses
 from .picture import svg, text
 from .summary import RESULT_WORDS, VM_WORDS
 from .timeline import timeline
@@ -66,7 +66,7 @@ td { border-top: 1px solid var(--line); padding: 9px 14px 9px 0; vertical-align:
 th.number, td.number { text-align: right; white-space: nowrap; padding-right: 28px; }
 td.name { min-width: 130px; max-width: 260px; overflow-wrap: anywhere; }
 td small { display: block; color: var(--soft); font-size: 12px; overflow-wrap: anywhere; }
-td .resumed, td .untouched, td .moved, td .returned { color: var(--good); }
+td .resumed, td .untouched, td .moved, td .returned, td .started { color: var(--good); }
 td .restarted { color: var(--warn); font-weight: 600; }
 td .suspended, td .failed, td .lost, td .given_up { color: var(--bad); font-weight: 600; }
 td code, .ids { font: 12px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
@@ -169,8 +169,8 @@ def _change_card(title: str, pair: Mapping[str, str]) -> Tuple[str, str, str]:
 
 
 def _shortest(host: Mapping[str, Any]) -> str:
-    pauses = [vm["pause_s"] for vm in host["vms"] if vm["pause_s"] is not None]
-    return f"shortest {figures.seconds(min(pauses))}" if len(pauses) > 1 else ""
+    found = pauses(host["vms"])
+    return f"shortest {figures.seconds(min(found))}" if len(found) > 1 else ""
 
 
 def _card(title: str, value: str, note: str) -> str:
@@ -213,7 +213,7 @@ def _vms(host: Mapping[str, Any]) -> str:
 def _vm(vm: Mapping[str, Any]) -> str:
     reason = f"<small>{text(vm['reason'])}</small>" if vm["reason"] else ""
     error = f"<small>{text(vm['error'])}</small>" if vm["error"] else ""
-    verified = "yes" if vm["ram_verified"] else "" if vm["treatment"] == LIVE else "no"
+    verified = "yes" if vm["ram_verified"] else "" if vm["treatment"] in (LIVE, RESTART) else "no"
     return (
         f'<tr><td class="name">{text(vm["name"])}<small><code>{text(vm["uuid"])}</code></small></td>'
         f"<td>{text(vm['treatment'].replace('_', ' '))}{reason}</td>"

@@ -36,6 +36,7 @@ class VmResult(str, Enum):
     GIVEN_UP = "given_up"
     MOVED = "moved"
     RETURNED = "returned"
+    STARTED = "started"
 
 
 Check = Callable[[Any], bool]

@@ -24,6 +24,7 @@ VM_WORDS = {
     "given_up": "given up",
     "moved": "moved away alive",
     "returned": "moved away alive, and home again",
+    "started": "shut down, and started again",
 }
 
 
@@ -63,6 +64,8 @@ def _vm_line(vm: Mapping[str, Any]) -> str:
     if vm["result"] in ("moved", "returned"):
         stood = "" if vm["pause_s"] is None else f", stood still for {figures.seconds(vm['pause_s'])}{_prediction(vm)}"
         return f"{name}: {VM_WORDS[vm['result']]}{stood}, {figures.printable(vm['reason'])}"
+    if vm["result"] == "started":
+        return f"{name}: {VM_WORDS[vm['result']]} {figures.seconds(vm['pause_s'])} later{_prediction(vm)}"
     if vm["result"] == "untouched":
         return f"{name}: never paused"
     return f"{name}: {VM_WORDS.get(vm['result'], vm['result'])}, {figures.printable(vm['error'] or 'not running')}"

@@ -1,0 +1,101 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""VMs that cannot be kept, and whose policy lets them be shut down for the upgrade: they are owed a start.
+
+That is on record before a guest is asked, so that whatever ends in between leaves nobody off by mistake.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Dict
+
+from . import kexec, lanes, monitor
+from .cmdline import is_crash_kernel
+from .errors import HoldfastError, VmError
+from .hypervisor import Domain, Hypervisor, connect_patiently
+from .journal import LEAVING, OWED, Journal
+from .request import Request
+
+LOOK_S = 0.5
+# Guests shut down side by side; each is little more than a wait.
+LANES = 16
+# As libvirt says of one that has no QEMU.
+OFF = ("shutoff", "crashed")
+
+
+def shut_down(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
+    """Have the guests shut down, all at once, while the other VMs run.
+
+    Raises HoldfastError when one does not within its time. It is not forced to: its disks are its owner's.
+    """
+    if not wanted.restarting:
+        return
+    uuids = [vm.uuid for vm in wanted.restarting]
+    with journal.phase("shutdown"):
+        failures = lanes.in_order(lambda uuid: _shut_down(hypervisor, journal, uuid, wanted.shutdown_s), uuids, LANES)
+    if failures:
+        raise HoldfastError(f"a VM could not be shut down: {failures[0][1]}")
+
+
+def start(journal: Journal, shutdown_s: float) -> None:
+    """Start those that are off, the most important one first; what does not start is on record, and stays owed.
+
+    Last of all: a VM that was started is one more reason not to go back to another kernel.
+    """
+    owed = [vm for vm in journal.vms if vm["state"] in OWED]
+    if not owed:
+        return
+    if is_crash_kernel(kexec.running_cmdline()):
+        names = ", ".join(vm["name"] for vm in owed)
+        journal.warn(
+            f"{names}: not started, for this crash kernel has no RAM to spare; give up, and start when it is left"
+        )
+        return
+    if journal.state in LEAVING:  # and libvirt's hook lets nothing start
+        journal.record("restoring")
+    with connect_patiently() as hypervisor, journal.phase("start"):
+        for vm in sorted(owed, key=lambda vm: -vm["priority"]):
+            _start(hypervisor, journal, vm, shutdown_s)
+
+
+def _shut_down(hypervisor: Hypervisor, journal: Journal, uuid: str, limit_s: float) -> None:
+    domain = hypervisor.domain(uuid)
+    journal.record("vm_shutting_down", uuid=uuid, asked_at=time.time())
+    domain.shutdown()
+    if not _goes_off(domain, limit_s):
+        hint = "see what its guest does; a longer live_update_shutdown_s gives it more time"
+        raise VmError(f"VM {domain.name} still runs {limit_s:.0f} s after it was asked to shut down", hint)
+    journal.record("vm_shut_down", uuid=uuid, moment=time.time())
+
+
+def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdown_s: float) -> None:
+    uuid = vm["uuid"]
+    try:
+        domain = hypervisor.domain(uuid)
+        # One that was asked and is slow may still go off, and nobody would start it then.
+        if vm["state"] == "shutting_down" and not _goes_off(domain, _left_s(vm, shutdown_s)):
+            journal.record("vm_left_alone", uuid=uuid)
+            journal.warn(f"VM {vm['name']} was asked to shut down, and runs; if it does so later, start it")
+            return
+        if domain.state() in OFF:
+            domain.start()
+        journal.record("vm_started", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(domain))
+    except VmError as exc:
+        journal.record("vm_not_started", uuid=uuid, error=str(exc))
+
+
+def _left_s(vm: Dict[str, Any], shutdown_s: float) -> float:
+    """What is left of its time; never more than that, whatever the clock did."""
+    return min(max(vm["asked_at"] + shutdown_s - time.time(), 0.0), shutdown_s)
+
+
+def _goes_off(domain: Domain, limit_s: float) -> bool:
+    """Whether its QEMU ends within that time."""
+    deadline = time.monotonic() + limit_s
+    while domain.state() not in OFF:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_S)
+    return True
