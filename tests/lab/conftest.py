@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from rack import FOLDER, KEPT, Rack, slowness
+from rack import FOLDER, KEPT, LATER, Rack, slowness
 
 from holdfast.lab import hosts, scene
 from holdfast.lab.hosts import Host, Lab
@@ -29,7 +29,7 @@ def rack() -> Iterator[Rack]:
     if not KEPT:
         down(FOLDER)
     before = slowness()
-    lab = up(FOLDER, Wish())
+    lab = up(FOLDER, Wish(later=tuple(LATER.values())))
     yield Rack(FOLDER, lab.host("hv1").usable_after_s, max(before, slowness()))
     if not KEPT:
         down(FOLDER)
@@ -38,7 +38,7 @@ def rack() -> Iterator[Rack]:
 @pytest.fixture(scope="session")
 def prepared(rack: Rack) -> Rack:
     """The hypervisor after ``prepare``."""
-    done = rack.playbook("prepare", "-e", "prepare_reboot_ok=true")
+    done = rack.playbook("prepare", "--limit", "hv1", "-e", "prepare_reboot_ok=true")
     assert done.status == 0
     return rack
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rack import Rack
+from rack import LATER, Rack
 
 from holdfast.faults import controller
 from holdfast.lab import hosts, scene
-from holdfast.lab.guests.definitions import GUESTS, GuestSpec, define_script
+from holdfast.lab.guests.definitions import GUESTS, define_script
 from holdfast.lab.hosts import Host, Lab
 from holdfast.lab.up import Wish, up, write_inventory
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.faults
 
 TICK = next(guest for guest in GUESTS if guest.name == "tick1")
 # The other hypervisor's own: the hosts share a network, and a plan refuses a VM that runs twice.
-TOCK = GuestSpec("tick2", "10.0.2.53")
+TOCK = LATER["tick2"]
 AT_WORK = {"hv1": TICK, "hv2": TOCK}
 # One host after the other, for two hosts leave no reserve.
 WAVES = json.dumps({"plan_waves": [1], "plan_stage_s": 5})

@@ -92,9 +92,9 @@ def test_every_silence_is_dated_and_knows_which_moments_lie_in_it() -> None:
     longest, last = judge("x", replies, epoch_offset_s=1000.0).silences
     assert (longest.began_at, longest.seconds) == pytest.approx((1001.5, 20.0))
     assert (last.began_at, last.seconds) == pytest.approx((1022.0, 3.0))
-    assert longest.contains(1010.0)
-    assert not longest.contains(1021.5)
-    assert not last.contains(1010.0)
+    assert longest.overlaps(replace(longest, began_at=longest.began_at + 1))
+    assert not longest.overlaps(last)
+    assert not last.overlaps(longest)
 
 
 def test_a_missing_or_repeated_reply_is_seen() -> None:

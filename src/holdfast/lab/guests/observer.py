@@ -148,9 +148,9 @@ class Silence:
     began_at: float
     seconds: float
 
-    def contains(self, at: float) -> bool:
-        """Whether a moment, in epoch seconds, lies in it."""
-        return self.began_at <= at < self.began_at + self.seconds
+    def overlaps(self, other: Silence) -> bool:
+        """Whether there is a moment that lies in both."""
+        return self.began_at < other.began_at + other.seconds and other.began_at < self.began_at + self.seconds
 
 
 @dataclass(frozen=True)
