@@ -16,6 +16,8 @@ AGAIN_WITHIN_S := 300
 BEGIN_WITHIN_S := 1260
 # CPUs for the unit tests; 0: no process of their own.
 UNIT_CPUS := auto
+# Which of molecule/ to run.
+SCENARIO := default
 SITE := build/site
 LINK := build/collections/ansible_collections/holdfast/kvm
 
@@ -77,8 +79,8 @@ lab-test: setup ## a real upgrade of a lab hypervisor, seen from outside
 		echo "the lab's emulator broke down, a known fault of it: the whole story once more"; \
 	done; exit $$status
 
-molecule: setup ## prepare a lab hypervisor by Molecule: converge, idempotence, verify
-	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test
+molecule: setup ## one Molecule scenario in the lab: SCENARIO=default, evacuate or faults
+	@MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test --scenario-name $(SCENARIO)
 
 docs: setup ## the documentation as a site, into build/site/html
 	@$(BIN)/python -m pip install -qq --editable '.[docs]'
