@@ -93,6 +93,14 @@ options:
         before any VM is suspended; it is not forced to.
     type: int
     default: 300
+  network_s:
+    description:
+      - Seconds that VMs wait after the jump until the bridges, switches and cards that carried their frames before do
+        so again, counted from the first restore. A new kernel under which they do not is left for the old one.
+      - More where links take longer, with spanning tree or link aggregation for example. 0 for not waiting, and for
+        not going back.
+    type: int
+    default: 60
   fallback_after:
     description:
       - The host goes back to the old kernel when this many VMs could not be restored, or all of them, and none was
@@ -319,7 +327,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 UNIT = "holdfast-live-update.service"
 LOCK = RUN_DIR / "request.lock"
-LIMITS = ("parallel", "deadline_s", "shutdown_s", "fallback_after", "health_command", "verify_ram", "only")
+LIMITS = ("parallel", "deadline_s", "shutdown_s", "network_s", "fallback_after", "health_command", "verify_ram", "only")
 
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["started"], "default": "started"},
@@ -343,6 +351,7 @@ ARGUMENTS: Dict[str, Any] = {
     "parallel": {"type": "int", "default": 2},
     "deadline_s": {"type": "int", "default": 600},
     "shutdown_s": {"type": "int", "default": 300},
+    "network_s": {"type": "int", "default": 60},
     "fallback_after": {"type": "int", "default": 3},
     "health_command": {"type": "str", "default": ""},
     "verify_ram": {"type": "str", "choices": ["sampled", "full"], "default": "sampled"},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     crash_area,
     guard,
     kexec,
+    live_update,
     restore,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.attach import Boot
@@ -29,6 +31,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import (
     Refused,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import Journal, open_journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import Request
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
 
 GENERATION = "g-20261121T020000-ab12cd"
@@ -345,3 +348,13 @@ def test_a_panic_before_the_first_resume_brings_the_old_kernel_and_a_later_one_n
     with pytest.raises(HoldfastError, match="at most once"):
         journal.record("vm_resuming", uuid="db")
     assert not (host.folder / "db").exists(), "its saved state was used up"
+
+
+def test_the_timer_leaves_time_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that does not get at it goes back by itself, with its VMs in order, before the timer ends it."""
+    given: list[float] = []
+    monkeypatch.setattr(guard, "stage", lambda *words: given.append(words[-1]) or "")
+    journal = SimpleNamespace(view={"kernel": {"from": "6.12"}})
+    wanted = Request(GENERATION, "7.2", deadline_s=100.0, network_s=300.0)
+    live_update._stage_guard(Config(), journal, wanted, LINE)  # type: ignore[arg-type]
+    assert given == [400.0]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -380,6 +381,21 @@ def test_vms_go_on_without_a_network_where_going_back_is_forbidden(
     journal = cut_off.recover()
     assert states(journal) == {"db": "resumed", "web": "resumed"}
     assert [text for text in journal.view["warnings"] if "br0" in text] == [ways_out.lost("br0")]
+
+
+def test_vms_go_on_without_a_network_where_nobody_wants_them_to_wait(cut_off: Scene) -> None:
+    requests.write(cut_off.config.state_dir, requests.Request(GENERATION, "7.2", network_s=0))
+    journal = cut_off.recover()
+    assert states(journal) == {"db": "resumed", "web": "resumed"}
+    assert "go back" not in cut_off.deeds
+
+
+def test_how_long_vms_wait_for_the_network_is_the_operators_to_say(cut_off: Scene) -> None:
+    requests.write(cut_off.config.state_dir, requests.Request(GENERATION, "7.2", network_s=1000.0, fallback_after=0))
+    begun = time.monotonic()
+    cut_off.recover()
+    (until,) = cut_off.waited_until
+    assert 900 < until - begun < 1100
 
 
 def test_vms_go_on_without_a_network_where_there_is_no_way_back_after_all(

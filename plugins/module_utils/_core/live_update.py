@@ -102,7 +102,8 @@ def _stage_guard(config: Config, journal: Journal, wanted: Request, new: str) ->
     """A jump without a guard is still a jump, and on record as one."""
     try:
         old = journal.view["kernel"]["from"]
-        trouble = guard.stage(config, wanted.generation, old, new, wanted.deadline_s)
+        # A new kernel that does not get at the network is left in an orderly way, and not by its timer.
+        trouble = guard.stage(config, wanted.generation, old, new, wanted.deadline_s + wanted.network_s)
     except HoldfastError as exc:
         trouble = str(exc)
     if trouble:

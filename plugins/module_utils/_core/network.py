@@ -15,19 +15,19 @@ from .journal import Journal
 
 
 class Network:
-    """One wait for all VMs of a host, of ``ways_out.LIMIT_S`` seconds at most from its making. Without a jump, of none.
+    """One wait for all VMs of a host, of ``limit_s`` seconds at most from its making. Without a jump, of none.
 
     ``insists``: a VM does not go on without its network. For a kernel that can still be left: that it does not get at
     the network is then as good a reason as any. ``missed`` is why it should be left, empty until that is known.
     """
 
-    def __init__(self, journal: Journal, insists: bool = False) -> None:
+    def __init__(self, journal: Journal, limit_s: float, insists: bool = False) -> None:
         self.missed = ""
         self._telling = threading.Lock()
         self._journal = journal
-        self._insists = insists
+        self._insists = insists and limit_s > 0
         jumped = bool(journal.view["boot_id"]["to"])
-        self._until = time.monotonic() + ways_out.LIMIT_S if jumped else 0.0
+        self._until = time.monotonic() + limit_s if jumped else 0.0
 
     def wait_for(self, domain: Domain) -> None:
         """Return when the network is back, or when the VM goes on without. Raises VmError when it does not."""

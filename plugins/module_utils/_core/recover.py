@@ -51,7 +51,8 @@ def recover(config: Config, reason: str = "") -> str:
 def _take_back(config: Config, pool: Pool, journal: Journal, reason: str) -> str:
     """Nothing has happened that cannot be undone: every VM goes on, here and now, with what it had."""
     pool.attach(Content.TRUSTED)
-    _bring_back(pool, journal, _wanted(config, journal), Network(journal))
+    wanted = _wanted(config, journal)
+    _bring_back(pool, journal, wanted, Network(journal, wanted.network_s))
     kexec.unload()
     return close(config, journal, "aborted", reason)
 
@@ -62,13 +63,14 @@ def _land(config: Config, pool: Pool, journal: Journal) -> str:
     wanted = _wanted(config, journal)
     if journal.state == "attached":
         fallback.go_back_if(health.problems(wanted, journal), pool, journal)
-    network = Network(journal, insists=bool(wanted.fallback_after) and fallback.is_possible(journal))
+    insists = bool(wanted.fallback_after) and fallback.is_possible(journal)
+    network = Network(journal, wanted.network_s, insists)
     _bring_back(pool, journal, wanted, network)
     if wanted.fallback_after:
         fallback.go_back_if(_none_came_back(journal), pool, journal)
     if network.missed:
         # There was no way back after all, and VMs that go on are better than VMs that stand still.
-        _bring_back(pool, journal, replace(wanted, fallback_after=0), Network(journal))
+        _bring_back(pool, journal, replace(wanted, fallback_after=0), Network(journal, wanted.network_s))
     return close(config, journal, "restored", journal.view["reason"])
 
 

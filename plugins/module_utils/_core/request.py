@@ -42,6 +42,8 @@ class Request:
     ``health_command``: a shell command that must succeed on the new kernel before any VM is resumed.
     ``verify_ram``: ``sampled`` or ``full``, how much of the RAM is compared. ``only``: ``everything``, or
     ``qemu``, which renews the VMs' QEMU without a jump. ``shutdown_s``: seconds for a guest that is shut down.
+    ``network_s``: seconds that VMs wait after the jump for what carries their frames; 0: none, and its silence is no
+    reason to go back.
     """
 
     generation: str
@@ -54,6 +56,8 @@ class Request:
     verify_ram: str = "sampled"
     only: str = EVERYTHING
     shutdown_s: float = 300.0
+    # Several times what a link takes to be negotiated, or a bridge with STP to forward.
+    network_s: float = 60.0
 
     @property
     def staying(self) -> Tuple[VmRequest, ...]:

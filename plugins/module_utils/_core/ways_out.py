@@ -16,8 +16,6 @@ from typing import Iterator, Sequence, Set, Tuple
 NET = Path("/sys/class/net")
 # BR_STATE_FORWARDING of linux/if_bridge.h.
 FORWARDING = "3"
-# Several times what a link takes to be negotiated, or a bridge with STP to forward.
-LIMIT_S = 60.0
 LOOK_S = 0.02
 
 
