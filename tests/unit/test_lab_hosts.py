@@ -49,13 +49,16 @@ def test_every_host_has_its_card_in_its_bridge_and_addresses_of_its_own(tmp_path
 
 def test_the_switch_has_a_socket_for_each_hosts_cable(tmp_path: Path) -> None:
     """Nobody depends on another host: guests on hv3 are reached while hv1 is in its jump."""
-    offered = " ".join(switch._arguments(tmp_path, ()))
+    cables = tuple((7000 + number, 7100 + number) for number in range(1, switch.MOST_HOSTS + 1))
+    offered = " ".join(switch._arguments(tmp_path, (), cables))
     for number in range(1, switch.MOST_HOSTS + 1):
-        words = " ".join(hosts._arguments(host(f"hv{number}", tmp_path / f"hv{number}", number), 1, number))
-        cable = f"addr.path={tmp_path}/hv{number}.cable"
+        plugged = replace(host(f"hv{number}", tmp_path / f"hv{number}", number), cable=cables[number - 1])
+        words = " ".join(hosts._arguments(plugged, 1, number))
         assert words.count("virtio-net-pci") == 1
-        assert f"server=off,addr.type=unix,{cable}" in words
-        assert f"server=on,addr.type=unix,{cable}" in offered
+        assert f"local.port={7000 + number},remote.type=inet,remote.host=127.0.0.1,remote.port={7100 + number}" in words
+        assert (
+            f"local.port={7100 + number},remote.type=inet,remote.host=127.0.0.1,remote.port={7000 + number}" in offered
+        )
 
 
 def test_a_host_has_its_own_ssh_and_leads_to_every_guest() -> None:

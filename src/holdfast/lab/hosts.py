@@ -24,7 +24,7 @@ from . import emulator
 from . import switch as switches
 from .emulator import Firmware
 from .image import HostImage
-from .switch import Forward, Switch
+from .switch import Cable, Forward, Switch
 
 # Measured under emulation: 30 to 60 s to a usable host. Three times that is a host that will not come.
 BOOT_LIMIT_S = 180.0
@@ -32,7 +32,10 @@ BOOT_LIMIT_S = 180.0
 
 @dataclass(frozen=True)
 class Host:
-    """One running hypervisor. ``forwards`` always has ``ssh``; the others lead to guests, wherever they run."""
+    """One running hypervisor. ``forwards`` always has ``ssh``; the others lead to guests, wherever they run.
+
+    ``cable``: to the lab's switch.
+    """
 
     name: str
     pid: int
@@ -46,6 +49,7 @@ class Host:
     uefi_code: str = ""
     forwards: tuple[Forward, ...] = ()
     peer_address: str = ""
+    cable: Cable = (0, 0)
     started_at: float = field(default_factory=time.time)
     usable_after_s: float = 0.0
 
@@ -117,11 +121,14 @@ class Lab:
 
 
 def _host_from(entry: dict) -> Host:
-    return Host(**{**entry, "forwards": _forwards_from(entry)})
+    return Host(**{**entry, "forwards": _forwards_from(entry), "cable": tuple(entry["cable"])})
 
 
 def _switch_from(entry: dict | None) -> Switch | None:
-    return Switch(**{**entry, "forwards": _forwards_from(entry)}) if entry else None
+    if not entry:
+        return None
+    cables = tuple(tuple(cable) for cable in entry["cables"])
+    return Switch(**{**entry, "forwards": _forwards_from(entry), "cables": cables})
 
 
 def _forwards_from(entry: dict) -> tuple[Forward, ...]:
@@ -164,6 +171,7 @@ def start(
         firmware=firmware,
         uefi_code=str(image.uefi_code),
         forwards=lab.switch.of(name),
+        cable=lab.switch.cables[number - 1],
         peer_address=f"192.168.77.{number}",
     )
     _write_identity(host, number)
@@ -230,7 +238,7 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
         *(by_uefi if host.firmware == Firmware.UEFI else ()),
         *("-name", host.name, "-uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, host.name))),
         *("-drive", f"file={folder}/disk.qcow2,if=virtio,cache=unsafe,discard=unmap,aio=threads"),
-        *switches.plug_arguments(Path(folder).parent, number),
+        *switches.plug_arguments(host.cable, number),
         *("-device", "virtio-rng-pci"),
         *("-chardev", f"file,id=console,path={folder}/console.log", "-serial", "chardev:console"),
         *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),

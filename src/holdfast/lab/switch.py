@@ -23,6 +23,9 @@ from .emulator import BINARY
 
 NETWORK, OUTSIDE = "10.0.2.0/24", "10.0.2.2"
 MOST_HOSTS = 3
+HOST_END, SWITCH_END = 0, 1
+# UDP ports on loopback: the host's end, and the switch's.
+Cable = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,21 @@ class Forward:
 
 @dataclass(frozen=True)
 class Switch:
-    """A running switch. ``forwards``: of hosts, ``<host>.ssh``, and of guests, ``<guest>.<service>``."""
+    """A running switch. ``forwards``: of hosts, ``<host>.ssh``, and of guests, ``<guest>.<service>``.
+
+    ``cables``: one for each host that the lab may have.
+    """
 
     pid: int
     folder: str
     forwards: tuple[Forward, ...]
+    cables: tuple[Cable, ...] = ()
 
     @property
     def alive(self) -> bool:
         """Whether the process on record is still our switch (a pid may have been reused)."""
         with contextlib.suppress(OSError):
-            return str(_cable(Path(self.folder), 1)).encode() in Path(f"/proc/{self.pid}/cmdline").read_bytes()
+            return str(_mark(Path(self.folder))).encode() in Path(f"/proc/{self.pid}/cmdline").read_bytes()
         return False
 
     def of(self, host: str) -> tuple[Forward, ...]:
@@ -66,9 +73,10 @@ def start(folder: Path, guests: Sequence[Forward]) -> Switch:
     hosts = [Forward(f"hv{number}.ssh", address(number), 22) for number in range(1, MOST_HOSTS + 1)]
     forwards = tuple(replace(each, local=_free_port()) for each in (*hosts, *guests))
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(1, MOST_HOSTS + 1):
-        _cable(folder, number).unlink(missing_ok=True)
-    switch = Switch(spawn(_arguments(folder, forwards), folder / "switch.log"), str(folder), forwards)
+    ports = [_free_port(socket.SOCK_DGRAM) for _ in range(2 * MOST_HOSTS)]
+    cables = tuple(zip(ports[::2], ports[1::2], strict=True))
+    pid = spawn(_arguments(folder, forwards, cables), folder / "switch.log")
+    switch = Switch(pid, str(folder), forwards, cables)
     for _ in range(50):  # a new process shows its arguments only a moment after it began
         if switch.alive:
             break
@@ -82,9 +90,9 @@ def stop(switch: Switch) -> None:
         os.kill(switch.pid, signal.SIGTERM)
 
 
-def plug_arguments(folder: Path, number: int) -> list[str]:
-    """A host's end of its cable, for its emulator; plugged in again whenever either end was away."""
-    wire = f"stream,id=uplink,server=off,addr.type=unix,addr.path={_cable(folder, number)},reconnect-ms=1000"
+def plug_arguments(cable: Cable, number: int) -> list[str]:
+    """A host's end of its cable, for its emulator; as good as new whenever either end was away."""
+    wire = _end("uplink", cable, HOST_END, SWITCH_END)
     return ["-netdev", wire, "-device", f"virtio-net-pci,netdev=uplink,mac={mac(number)},romfile="]
 
 
@@ -93,26 +101,36 @@ def mac(number: int) -> str:
     return f"52:54:00:0f:00:{number:02x}"
 
 
-def _arguments(folder: Path, forwards: Sequence[Forward]) -> list[str]:
+def _arguments(folder: Path, forwards: Sequence[Forward], cables: Sequence[Cable]) -> list[str]:
     outside = f"user,id=outside,net={NETWORK},host={OUTSIDE}," + ",".join(
         f"hostfwd=tcp:127.0.0.1:{each.local}-{each.address}:{each.port}" for each in forwards
     )
-    sockets = [outside] + [
-        f"stream,id=hv{number},server=on,addr.type=unix,addr.path={_cable(folder, number)}"
-        for number in range(1, MOST_HOSTS + 1)
-    ]
+    ends = [_end(f"hv{number}", cable, SWITCH_END, HOST_END) for number, cable in enumerate(cables, start=1)]
     words = [BINARY, "-M", "none", "-nodefaults", "-display", "none", "-monitor", "none", "-name", "switch"]
-    for number, each in enumerate(sockets):
+    words += ["-pidfile", str(_mark(folder))]
+    for number, each in enumerate([outside, *ends]):
         name = each.split("id=")[1].split(",")[0]
         words += ["-netdev", each, "-netdev", f"hubport,id=port{number},hubid=0,netdev={name}"]
     return words
 
 
-def _cable(folder: Path, number: int) -> Path:
-    return folder / f"hv{number}.cable"
+def _end(netdev: str, cable: Cable, local: int, remote: int) -> str:
+    """One end of a cable: datagrams, since a stream's socket blocks while nobody reads at its other end.
+
+    It would block the whole switch, so that one host that stands still cuts off all others. Frames for such a host are
+    lost, as with a real switch.
+    """
+    here = f"local.type=inet,local.host=127.0.0.1,local.port={cable[local]}"
+    there = f"remote.type=inet,remote.host=127.0.0.1,remote.port={cable[remote]}"
+    return f"dgram,id={netdev},{here},{there}"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
+def _mark(folder: Path) -> Path:
+    """By this among its arguments a process is known as a lab's switch."""
+    return folder / "switch.pid"
+
+
+def _free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    with socket.socket(type=kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
