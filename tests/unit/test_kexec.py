@@ -106,3 +106,32 @@ def test_there_is_no_jump_to_another_kernel(kernel: Kernel, monkeypatch: pytest.
     with pytest.raises(HoldfastError, match="no longer loaded"):
         live_update._jump(hypervisor, pool, journal, mark)
     assert done == ["jump"]
+
+
+@pytest.mark.parametrize(
+    ("states", "jumps"),
+    [
+        (("suspended", "shut_down"), True),
+        (("suspended", "shutting_down"), False),
+        (("suspended", "pending"), False),
+        (("suspended", "started"), False),
+    ],
+)
+def test_there_is_no_jump_unless_every_vm_is_suspended_or_shut_down_on_record(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, states: tuple[str, ...], jumps: bool
+) -> None:
+    """Libvirt shows nobody any more; what the journal does not know to be safe is not left behind all the same."""
+    done: list[str] = []
+    nothing: Callable[..., Any] = lambda *_args, **_fields: None  # noqa: E731
+    monkeypatch.setattr(kexec, "jump", lambda: done.append("jump"))
+    monkeypatch.setattr(live_update.filesystems, "sync_all_but", nothing)
+    journal: Any = SimpleNamespace(vms=[{"state": state} for state in states], record=nothing)
+    hypervisor: Any = SimpleNamespace(running=list)
+    pool: Any = SimpleNamespace(commit=nothing, mount_point=nothing)
+    mark = _loaded()
+    if not jumps:
+        with pytest.raises(HoldfastError, match="not every VM is suspended"):
+            live_update._jump(hypervisor, pool, journal, mark)
+    else:
+        live_update._jump(hypervisor, pool, journal, mark)
+    assert bool(done) is jumps

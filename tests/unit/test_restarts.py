@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import fallback, kexec, monitor, recover, restarts
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    attach,
+    fallback,
+    kexec,
+    monitor,
+    recover,
+    restarts,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import request as requests
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
@@ -106,6 +113,29 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
 
 def states(journal: Journal) -> dict[str, str]:
     return {vm["name"]: vm["state"] for vm in journal.vms}
+
+
+def test_those_that_are_shut_down_are_not_suspended_and_the_others_are_not_shut_down() -> None:
+    assert [vm.name for vm in WANTED.staying] == ["db"]
+    assert [vm.name for vm in WANTED.restarting] == ["gpu", "nfs"]
+
+
+def test_a_started_vm_whose_kernel_then_died_is_lost_and_not_started_behind_anybodys_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The crash kernel takes over after the jump: what was shut down is still owed its start, what ran is lost."""
+    house.shut_down()
+    house.arrive()
+    house.resume()
+    house.journal.record("vm_started", uuid=GPU, qemu="11.1.3")
+    monkeypatch.setattr(attach, "check_owner", lambda *_: None)
+    monkeypatch.setattr(attach.guard, "begin", lambda _: "")
+    monkeypatch.setattr(attach.autostart, "forgo", lambda: None)
+    monkeypatch.setattr(kexec, "boot_id", lambda: "crash")
+    monkeypatch.setattr(kexec, "running_release", lambda: "6.12")
+    pool = type("Pool", (), {"attach": staticmethod(lambda _: None)})
+    attach._arrive(house.config, pool, house.journal)  # type: ignore[arg-type]
+    assert states(house.journal) == {"gpu": "lost", "nfs": "shut_down", "db": "lost"}
 
 
 def test_they_are_shut_down_and_the_others_left_alone(house: House) -> None:
