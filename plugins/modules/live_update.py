@@ -439,8 +439,7 @@ def make_plan(wish: Wish, host: HostFacts, vms: Sequence[VmFacts], kernel_to: st
 def _taking_part(decisions: Sequence[policy.Decision], vms: Sequence[VmFacts]) -> Tuple[policy.Decision, ...]:
     """Of those that run. What is to be moved away is no part: if it is here all the same, the host does not jump."""
     running = {vm.uuid for vm in vms if vm.domain_id >= 0}
-    taken = (Treatment.IN_PLACE, Treatment.RESTART)
-    return tuple(one for one in decisions if one.uuid in running and one.treatment in taken)
+    return tuple(one for one in decisions if one.uuid in running and one.treatment in policy.STAYING)
 
 
 def described(plan: Plan) -> Dict[str, Any]:

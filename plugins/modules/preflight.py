@@ -116,7 +116,6 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
     Blocker,
     HostFacts,
     KernelFacts,
-    Treatment,
     Verdict,
     VmFacts,
     plain,
@@ -143,8 +142,7 @@ def target_of(wanted: str, host: HostFacts) -> KernelFacts:
 def staying(vms: Sequence[VmFacts], decisions: Sequence[policy.Decision]) -> List[Dict[str, str]]:
     """Running VMs that are to stay on this host, suspended or shut down meanwhile."""
     running = {vm.uuid for vm in vms if vm.domain_id >= 0}
-    stay = (Treatment.IN_PLACE, Treatment.RESTART)
-    kept = (one for one in decisions if one.treatment in stay and one.uuid in running)
+    kept = (one for one in decisions if one.treatment in policy.STAYING and one.uuid in running)
     return [{"name": one.name, "uuid": one.uuid} for one in kept]
 
 

@@ -106,9 +106,9 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.attach import B
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import (
     HELD,
-    OPEN,
     OWED,
     TERMINAL,
+    UNFINISHED,
     WAITING,
     Journal,
 )
@@ -196,8 +196,7 @@ def would_act(boot: Boot, current: Journal) -> bool:
         return current.is_settled
     if boot is not Boot.STRANGE or current.state not in TERMINAL:
         return True
-    unfinished = (*OPEN, *OWED)
-    return any(vm["state"] in unfinished or (vm["state"] == "lost" and vm.get("may_restart")) for vm in current.vms)
+    return any(vm["state"] in UNFINISHED or (vm["state"] == "lost" and vm.get("may_restart")) for vm in current.vms)
 
 
 def given_up(names: Sequence[str], vms: Sequence[Mapping[str, Any]], states: Sequence[str]) -> List[str]:

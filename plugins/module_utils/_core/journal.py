@@ -72,8 +72,12 @@ HELD = ("suspended", "failed")
 OPEN = ("paused", "resuming", *HELD)
 # Shut down for the upgrade, or asked to be: owed a start.
 OWED = ("shutting_down", "shut_down")
+# Somebody has yet to bring a VM in one of these states back.
+UNFINISHED = (*OPEN, *OWED)
 # Unless a live update is at work, a VM in one of these states waits for somebody.
-WAITING = (*OPEN, *OWED, "lost")
+WAITING = (*UNFINISHED, "lost")
+# What a person may give up.
+LEFT_OVER = (*HELD, *OWED, "lost")
 
 
 class Journal:

@@ -32,6 +32,8 @@ HIGHEST_PRIORITY = 100
 
 # What the upgrade of a host can do by itself. The plan of a fleet knows all of them.
 AVAILABLE = (Treatment.IN_PLACE, Treatment.LIVE, Treatment.RESTART)
+# With these a VM is on its host while that is upgraded, suspended or off.
+STAYING = (Treatment.IN_PLACE, Treatment.RESTART)
 # These keep a VM running, or leave it alone; with all others it stands still for as long as its host needs.
 KEEP_RUNNING = (Treatment.LIVE, Treatment.DEFER)
 

@@ -16,7 +16,7 @@ from .attach import Boot
 from .config import Config
 from .errors import HoldfastError, VmError
 from .hypervisor import Hypervisor, connect_patiently
-from .journal import HELD, OPEN, OWED, TERMINAL, WAITING, Journal, open_journal
+from .journal import HELD, LEFT_OVER, TERMINAL, UNFINISHED, WAITING, Journal, open_journal
 from .network import Network
 from .pool import Content, Pool, open_pool
 from .request import Request
@@ -109,7 +109,7 @@ def give_up(config: Config, names: List[str]) -> str:
     waiting here.
     """
     journal, pool = open_journal(config.state_dir), open_pool(config)
-    waiting = {vm["name"]: vm for vm in journal.vms if vm["state"] in (*HELD, *OWED, "lost")}
+    waiting = {vm["name"]: vm for vm in journal.vms if vm["state"] in LEFT_OVER}
     unknown = sorted(set(names) - set(waiting))
     if unknown:
         there = ", ".join(sorted(waiting)) or "none"
@@ -129,7 +129,7 @@ def settle(config: Config, journal: Journal) -> str:
         guard.forget(config.state_dir)
         requests.remove(config.state_dir)
         journal.archive()
-    waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in (*HELD, *OWED, "lost")]
+    waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in LEFT_OVER]
     left = f"; waiting: {', '.join(waiting)}" if waiting else ""
     return f"generation {journal.generation} {journal.state}{left}"
 
@@ -251,7 +251,7 @@ def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     """Put the end on record. Raises HoldfastError when VMs are left over."""
     guard.end()
     restarts.start(journal, _wanted(config, journal).shutdown_s)
-    left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in (*OPEN, *OWED)]
+    left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in UNFINISHED]
     if left:
         told = "; ".join(part for part in (reason, "not brought back: " + "; ".join(left)) if part)
         journal.record("failed", reason=told)
