@@ -95,7 +95,7 @@ class Far:
                 return
             transport = paramiko.Transport(link)
             transport.add_server_key(self.key)
-            with suppress(paramiko.SSHException, EOFError):
+            with suppress(paramiko.SSHException, EOFError, OSError):
                 transport.start_server(server=Server(self))
 
 
