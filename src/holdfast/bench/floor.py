@@ -15,9 +15,9 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import H
 
 from ..lab.guests.definitions import BRIDGE, INITRD, KERNEL, GuestSpec, kernel_arguments
 from ..lab.guests.observer import HoldListener, compare, take
-from ..lab.hosts import Host, console_on_failure, on_host
+from ..lab.hosts import BOOT_LIMIT_S, Host, console_on_failure, on_host
 from .figures import Measurement, Phase, Subject
-from .jumps import BOOT_LIMIT_S, PROGRAMS, STATE, program, put, settle
+from .jumps import PROGRAMS, STATE, program, put, settle
 from .pause import Rig, observe
 
 JUMP, ARRIVED = "holdfast-bench: jump", "holdfast-bench: minimal init"

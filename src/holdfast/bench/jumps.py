@@ -20,7 +20,7 @@ from typing import Any
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 
 from ..lab.guests.observer import HoldListener, compare, take
-from ..lab.hosts import Host, console_on_failure, on_host, wait_until_usable
+from ..lab.hosts import BOOT_LIMIT_S, Host, console_on_failure, on_host, wait_until_usable
 from .figures import Measurement, Phase, Subject
 from .pause import Rig, observe
 
@@ -30,7 +30,6 @@ UNIT = "holdfast-bench-restore.service"
 INSTALLED = ("request-live-update", "suspend-to-disk", "restore-from-disk", "jump-to-minimal-init", "bare-qemu")
 # No way is over faster than this; a guest that is short of CPU may be silent for a second or two.
 SILENCE_S = 3.0
-BOOT_LIMIT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _jumped(host: Host, boot: str) -> bool:
 
 def settle(host: Host) -> None:
     """Wait until the host has started everything, so that the next measurement does not compete with it."""
-    wait_until_usable(host, BOOT_LIMIT_S)
+    wait_until_usable(host)
     on_host(host, "systemctl is-system-running --wait >/dev/null || true", timeout_s=BOOT_LIMIT_S)
 
 

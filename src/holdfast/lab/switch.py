@@ -24,6 +24,8 @@ from .emulator import BINARY
 NETWORK, OUTSIDE = "10.0.2.0/24", "10.0.2.2"
 MOST_HOSTS = 3
 HOST_END, SWITCH_END = 0, 1
+# What a host's emulator calls its own end of the cable.
+CARD = "uplink"
 # UDP ports on loopback: the host's end, and the switch's.
 Cable = tuple[int, int]
 
@@ -92,8 +94,8 @@ def stop(switch: Switch) -> None:
 
 def plug_arguments(cable: Cable, number: int) -> list[str]:
     """A host's end of its cable, for its emulator; as good as new whenever either end was away."""
-    wire = _end("uplink", cable, HOST_END, SWITCH_END)
-    return ["-netdev", wire, "-device", f"virtio-net-pci,netdev=uplink,mac={mac(number)},romfile="]
+    wire = _end(CARD, cable, HOST_END, SWITCH_END)
+    return ["-netdev", wire, "-device", f"virtio-net-pci,netdev={CARD},mac={mac(number)},romfile="]
 
 
 def mac(number: int) -> str:
