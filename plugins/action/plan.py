@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan import checker, intake, planner
-from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import document
+from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import CREATED, document
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.table import lines
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._controller import controller_among, own_identities
@@ -34,6 +34,7 @@ ARGUMENTS = {
     "fleet": {"type": "dict", "required": True},
     "reports": {"type": "list", "elements": "path", "default": []},
     "done": {"type": "list", "elements": "str", "default": []},
+    "done_since": {"type": "str", "default": ""},
     "waves": {"type": "list", "elements": "str", "default": ["1", "10%"]},
     "canaries": {"type": "list", "elements": "str", "default": []},
     "max_unavailable": {"type": "str", "default": "100%"},
@@ -93,7 +94,7 @@ def planned(arguments: Mapping[str, Any], options: dict[str, Any]) -> dict[str, 
             "The plan that was made is wrong, so it is not shown. This is a fault in holdfast; please report it, with "
             "the inventory: " + "; ".join(str(violation) for violation in broken[:5])
         )
-    created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    created = datetime.now(timezone.utc).strftime(CREATED)
     # Through JSON, so that no templating wrapper of Ansible stays in it.
     fields: dict[str, Any] = json.loads(json.dumps(document(plan, known, created)))
     return fields

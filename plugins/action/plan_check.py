@@ -33,6 +33,10 @@ ARGUMENTS = {
 }
 
 
+class Outdated(BadInput):
+    """The fleet is another one than was planned for."""
+
+
 class ActionModule(ActionBase):
     """Compares, and says what the plan has for each host."""
 
@@ -52,7 +56,8 @@ class ActionModule(ActionBase):
             if not options["controller_may_pause"]:
                 require_watched(plan, fleet)
         except BadInput as error:
-            return {**result, "failed": True, "msg": printable.lines(str(error)), "hint": error.hint, "refused": True}
+            told_error = {"msg": printable.lines(str(error)), "hint": error.hint}
+            return {**result, "failed": True, **told_error, "refused": True, "outdated": isinstance(error, Outdated)}
         return {**result, "changed": False, "batches": len(plan["batches"]), "hosts": told(plan, fleet)}
 
 
@@ -74,13 +79,13 @@ def found_of(name: str, entry: Mapping[str, Any]) -> intake.Found:
 
 
 def require_same(plan: Mapping[str, Any], found: Sequence[intake.Found]) -> None:
-    """Raise BadInput when the hosts are not as the plan has them, saying what changed."""
+    """Raise Outdated when the hosts are not as the plan has them, saying what changed."""
     domains = {entry.name: entry.domain for entry in found}
     changes = drift.drift(plan, intake.vms_of(found), intake.groups_of(found), domains)
     if changes:
         more = [f"and {len(changes) - MOST_TOLD} more"] if len(changes) > MOST_TOLD else []
         told_changes = "\n  * ".join([*changes[:MOST_TOLD], *more])
-        raise BadInput(f"the fleet is not the one that was planned for any more:\n  * {told_changes}\n", AGAIN)
+        raise Outdated(f"the fleet is not the one that was planned for any more:\n  * {told_changes}\n", AGAIN)
 
 
 def require_carried_out(plan: Mapping[str, Any]) -> None:

@@ -45,6 +45,12 @@ options:
     type: list
     elements: str
     default: []
+  done_since:
+    description:
+      - A moment in UTC, as C(created) of a plan has it. Hosts whose own journals say that they were upgraded since then
+        are done, too.
+    type: str
+    default: ""
   waves:
     description: How many hosts each batch may have, as numbers or percentages. The last one goes on to the end.
     type: list

@@ -81,4 +81,9 @@ refused:
   type: bool
   returned: failure
   sample: true
+outdated:
+  description: Whether that is because the hosts are not as the plan has them. Another plan may be carried out then.
+  type: bool
+  returned: failure
+  sample: true
 """

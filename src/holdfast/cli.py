@@ -105,6 +105,12 @@ def _register_upgrade(commands: Any) -> None:
         metavar="PATH",
         help="a plan.json, or the directory it is in: upgrade its hosts, in its batches and with its treatments",
     )
+    command.add_argument(
+        "--replan",
+        action="store_true",
+        help="when the fleet is not as planned any more: plan the rest anew by the same limits, and go on if that does "
+        "nothing that the plan did not",
+    )
     command.add_argument("--campaign", default="upgrade", help="name at the top of the report (default: upgrade)")
     command.add_argument("--report-dir", type=Path, metavar="DIR", help="where report.json and report.html go")
     command.add_argument(
@@ -229,9 +235,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:
-    from .upgrade import Wish, carry_out
+    from . import replan, upgrade
 
-    wish = Wish(
+    wish = upgrade.Wish(
         inventory=arguments.inventory,
         limit=arguments.limit,
         check=arguments.check,
@@ -240,6 +246,7 @@ def _upgrade(arguments: argparse.Namespace) -> int:
         report_dir=arguments.report_dir,
         plan=arguments.plan,
     )
+    carry_out = replan.carry_out if arguments.replan else upgrade.carry_out
     return carry_out(wish, lambda: _view(arguments))
 
 

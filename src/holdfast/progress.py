@@ -169,7 +169,7 @@ class PlannedBatch:
 
 @dataclass(frozen=True)
 class Progress:
-    """A whole run. ``batches`` are those of its plan, none without one."""
+    """A whole run. ``batches`` are those of its plan, none without one; ``outdated``: it is for another fleet."""
 
     campaign: str
     started_at: float = 0.0
@@ -183,6 +183,7 @@ class Progress:
     report_json: str = ""
     report_html: str = ""
     batches: tuple[PlannedBatch, ...] = ()
+    outdated: bool = False
 
     def host(self, name: str) -> HostProgress:
         return next((host for host in self.hosts if host.name == name), HostProgress(name))
@@ -387,6 +388,7 @@ def _failed(progress: Progress, at: float, details: Mapping[str, Any]) -> Progre
     if result.get("lock_held") is True:
         return _verdict(progress, at, name, HostStatus.LOCKED, message)
     if result.get("refused") is True:
+        progress = replace(progress, outdated=progress.outdated or result.get("outdated") is True)
         return _verdict(progress, at, name, HostStatus.REFUSED, message)
     action = details.get("resolved_action") or details.get("task_action")
     if not _role(details) and action in GATE_ACTIONS:

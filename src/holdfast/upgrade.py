@@ -103,6 +103,11 @@ class Place:
 
 def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
     """Run the playbook to its end. Raises BadInput before anything starts when the wish cannot be carried out."""
+    return exit_code(play(wish, view_for))
+
+
+def play(wish: Wish, view_for: Callable[[], View]) -> Progress:
+    """As ``carry_out``, and tell how far it came."""
     if not wish.inventory.exists():
         raise BadInput(f"inventory {wish.inventory} does not exist", "name an inventory file or directory with -i")
     batches = planned_batches(wish.plan)
@@ -113,8 +118,7 @@ def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
         wish = replace(wish, extra_vars=as_files((*wish.extra_vars, *plan_variables(wish.plan)), place.variables))
         hosts = chosen_hosts(wish, environment)
         began = RunBegan(time.time(), *in_order(hosts, batches))
-        progress = watched(Progress(wish.campaign), began, place, view_for(), runner(wish, place, environment))
-        return exit_code(progress)
+        return watched(Progress(wish.campaign), began, place, view_for(), runner(wish, place, environment))
     finally:
         place.forget_secrets()
 

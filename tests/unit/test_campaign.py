@@ -322,14 +322,14 @@ def test_without_files_it_is_planned_again_and_upgraded_only_as_approved(
 # holdfast upgrade --plan
 
 
-def command(campaign: Campaign) -> subprocess.CompletedProcess[str]:
+def command(campaign: Campaign, *options: str) -> subprocess.CompletedProcess[str]:
     """The command over the same fleet; it takes the collection from the directory that it is started in."""
     campaign.path.write_text(json.dumps(campaign.plan))
     campaign.fleet.write_inventory()
     variables = {**campaign.fleet.variables_of_all, "report_hosts": []}
     words = [sys.executable, "-m", "holdfast.cli", "upgrade", "-i", str(campaign.fleet.inventory)]
     return subprocess.run(
-        [*words, "--plan", str(campaign.path), "-e", json.dumps(variables)],
+        [*words, "--plan", str(campaign.path), "-e", json.dumps(variables), *options],
         env={**campaign.fleet.environment(), "XDG_STATE_HOME": str(campaign.fleet.directory / "state")},
         cwd=campaign.fleet.directory,
         text=True,
@@ -403,14 +403,19 @@ plan_reserve_hosts: 0
 """
 
 
+def let_it_be_planned(fleet: Fleet) -> None:
+    """Stand-ins for what looks at a host, and a policy."""
+    actions = fleet.directory / "ansible_collections/holdfast/kvm/plugins/action"
+    (actions / "host_info.py").write_text(HOST)
+    (actions / "preflight.py").write_text(LOOK)
+    (fleet.directory / "group_vars").mkdir()
+    (fleet.directory / "group_vars" / "hypervisors.yml").write_text(POLICY)
+
+
 def test_a_plan_as_it_is_made_is_carried_out(campaign: Campaign) -> None:
     """The real planner's word reaches every host, and its plan is still that of the fleet when the upgrade compares."""
     keep_orders(campaign.fleet)
-    actions = campaign.fleet.directory / "ansible_collections/holdfast/kvm/plugins/action"
-    (actions / "host_info.py").write_text(HOST)
-    (actions / "preflight.py").write_text(LOOK)
-    (campaign.fleet.directory / "group_vars").mkdir()
-    (campaign.fleet.directory / "group_vars" / "hypervisors.yml").write_text(POLICY)
+    let_it_be_planned(campaign.fleet)
     run = campaign.fleet.upgrade(playbook="campaign")
     assert run.returncode == 0, run.stdout
     plan = json.loads((campaign.fleet.directory / "holdfast-plan" / "plan.json").read_text())
@@ -420,3 +425,40 @@ def test_a_plan_as_it_is_made_is_carried_out(campaign: Campaign) -> None:
         assert all(sorted(orders(campaign.fleet, host)["batch"]) == sorted(batch["hosts"]) for host in batch["hosts"])
     (rule,) = orders(campaign.fleet, "h1")["policy"]
     assert (rule["treatments"], rule["priority"], rule["max_pause_s"]) == (["in_place"], 70, 90)
+
+
+def planned_for_real(campaign: Campaign) -> str:
+    """Have the real planner make the plan; returns the host of its first batch."""
+    keep_orders(campaign.fleet)
+    let_it_be_planned(campaign.fleet)
+    assert campaign.fleet.upgrade(playbook="plan").returncode == 0
+    campaign.plan = json.loads((campaign.fleet.directory / "holdfast-plan" / "plan.json").read_text())
+    return str(campaign.plan["batches"][0]["hosts"][0])
+
+
+def test_a_campaign_goes_on_by_a_new_plan_when_a_vm_came(campaign: Campaign) -> None:
+    """The real planner, twice: hosts that are done are not upgraded again, and the VM that came is in the new plan."""
+    first = planned_for_real(campaign)
+    later = campaign.plan["batches"][-1]["hosts"][0]
+    content = json.dumps([vm(later), vm("h7")])
+    come = {"name": "Come", "ansible.builtin.copy": {"content": content, "dest": f"{{{{ marks }}}}/{later}.vms"}}
+    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/verify/tasks/main.yml"
+    come["when"] = f"inventory_hostname == '{first}'"
+    tasks.write_text(yaml.safe_dump([come, *yaml.safe_load(tasks.read_text())]))
+    run = command(campaign, "--replan")
+    assert run.returncode == ExitCode.DONE, run.stdout + run.stderr
+    assert "the rest is planned anew" in run.stderr
+    assert campaign.fleet.order("verify")[0] == first, "it was upgraded once, before the others"
+    assert campaign.fleet.marked("verify") == sorted(HOSTS)
+    assert {rule["match"]["name"] for rule in orders(campaign.fleet, later)["policy"]} == {vm(later)["name"], "vm7"}
+
+
+def test_a_new_plan_that_nobody_approved_is_not_carried_out(campaign: Campaign) -> None:
+    planned_for_real(campaign)
+    rules = campaign.fleet.directory / "group_vars" / "hypervisors.yml"
+    rules.write_text(POLICY.replace("max_pause_s: 90", "treatments: [restart]"))
+    run = command(campaign, "--replan")
+    assert run.returncode == ExitCode.REFUSED, run.stdout + run.stderr
+    assert "VM vm1 on h1: restart" in run.stderr
+    assert "approved was in_place" in run.stderr
+    assert campaign.fleet.marked("preflight") == []

@@ -402,7 +402,8 @@ def test_the_terminal_shows_names_as_they_are() -> None:
 def test_an_empty_plan_says_so() -> None:
     known = fleet([replace(host("h1"), done=True)], [])
     told = lines(document(planned(known), known, "2026-11-21T02:03:04Z"))
-    assert told == ["0 hosts in 0 batches", "nothing to upgrade", "not planned: h1 done already, named in plan_done"]
+    done = "h1 done already, by plan_done or its own journal"
+    assert told == ["0 hosts in 0 batches", "nothing to upgrade", f"not planned: {done}"]
 
 
 # --- large fleets

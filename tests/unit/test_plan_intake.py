@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
     "stage_s": 120.0,
     "parallel": 2,
     "done": [],
+    "done_since": "",
 }
 HOST = {
     "cpu": {"vendor": "v", "name": "n", "flags": ["a"], "models": [], "count": 8},
@@ -195,3 +196,26 @@ def test_a_limit_that_cannot_be_is_named(options: dict[str, Any], words: str) ->
 def test_a_limit_that_cannot_be_says_where_it_is_written() -> None:
     with pytest.raises(BadInput, match=r"^reserve_hosts at /inventory/all.yml:9: -1 is negative"):
         parse_limits({**OPTIONS, "reserve_hosts": -1}, TEN, {"reserve_hosts": "/inventory/all.yml:9"})
+
+
+UPGRADED = {"state": "restored", "fell_back": False, "begun_at": 1795312800.0, "vms": [{"state": "resumed"}]}
+
+
+@pytest.mark.parametrize(
+    ("journal", "done"),
+    [
+        (UPGRADED, True),
+        ({**UPGRADED, "begun_at": 1795312799.0}, False),
+        ({**UPGRADED, "fell_back": True}, False),
+        ({**UPGRADED, "state": "aborted"}, False),
+        ({**UPGRADED, "vms": [{"state": "resumed"}, {"state": "shut_down"}]}, False),
+        ({"state": "none"}, False),
+    ],
+)
+def test_a_host_that_was_upgraded_since_the_plan_is_done(journal: dict[str, Any], done: bool) -> None:
+    (host,) = fleet(found("h1", guest("a"), journal=journal), done_since="2026-11-22T02:00:00Z").hosts
+    assert host.done is done
+
+
+def test_a_moment_that_is_none_is_refused() -> None:
+    assert "done_since: 'yesterday' is no moment" in refusal(found("h1", guest("a")), done_since="yesterday")

@@ -91,7 +91,7 @@ class Choices:
 
     def _begin(self, host: str, done: bool, blockers: Sequence[str]) -> None:
         if done:
-            self.left_out[host] = LeftOut(host, Absence.DONE, "named in plan_done")
+            self.left_out[host] = LeftOut(host, Absence.DONE, "by plan_done or its own journal")
         elif blockers:
             self.left_out[host] = LeftOut(host, Absence.BLOCKED, "; ".join(blockers))
         else:

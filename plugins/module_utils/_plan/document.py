@@ -13,6 +13,8 @@ from .._core.facts import plain
 from .model import Fleet, Plan, Vm
 
 SCHEMA_VERSION = 1
+# How ``created`` is written.
+CREATED = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def document(plan: Plan, fleet: Fleet, created: str) -> Dict[str, Any]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from datetime import datetime, timezone
+from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
 
 from .._core.errors import BadInput
 from .._core.facts import CpuFacts, Disk, Mount, Treatment, VmFacts
+from .._core.journal import WAITING
 from .._core.policy import Decision, Rule, check_known, decide, parse_rules, place
 from . import groups as grouping
+from .document import CREATED
 from .limits import EMPTY, parse_limits
 from .model import Fleet, Group, Host, Vm
 from .pause import Run, pauses, runs, switchover
@@ -65,11 +68,30 @@ def fleet(
     facts = {entry.name: tuple(_facts(vm) for vm in entry.vms) for entry in found}
     notes = _strangers(rules, facts)
     measured = _measured(found, reports)
-    done = [str(name) for name in options["done"]]
+    done = {str(name) for name in options["done"]} | upgraded_since(found, str(options["done_since"]))
     hosts = tuple(_host(entry, measured, int(options["parallel"]), entry.name in done) for entry in found)
     vms = vms_of(found)
     limits = parse_limits(options, names, origins)
     return Fleet(hosts, vms, groups, limits, switchover(reports), (*notes, *_lonely(groups, vms)))
+
+
+def upgraded_since(found: Sequence[Found], since: str) -> Set[str]:
+    """Hosts whose own journal says that they went to their new kernel after this moment, and that no VM waits.
+
+    ``since``: in UTC, as ``created`` of a plan; empty for none. Raises BadInput.
+    """
+    if not since:
+        return set()
+    try:
+        moment = datetime.strptime(since, CREATED).replace(tzinfo=timezone.utc).timestamp()
+    except ValueError:
+        raise BadInput(f"done_since: {since!r} is no moment", "give it as a plan does, 2026-01-31T02:00:00Z") from None
+    return {entry.name for entry in found if _upgraded(entry.journal) and entry.journal.get("begun_at", 0) >= moment}
+
+
+def _upgraded(journal: Mapping[str, Any]) -> bool:
+    waits = any(vm.get("state") in WAITING for vm in journal.get("vms") or ())
+    return journal.get("state") == "restored" and not journal.get("fell_back") and not waits
 
 
 def decide_all(rules: Sequence[Rule], vms: Sequence[VmFacts]) -> Dict[str, Decision]:
