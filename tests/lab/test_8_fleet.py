@@ -41,7 +41,7 @@ SERVICE = ("tick1", "tick2")
 UNDER_WAY = ("", *(set(LEAVING) | {"staged", "arrived", "attached", "restoring"}))
 # Under emulation, with three hosts on one machine; QEMU's own estimate of the pause is far too low there.
 LONGEST_PAUSE_S = 60
-POLICY = {
+POLICY: dict[str, Any] = {
     "holdfast_policy": [
         {"match": {"name": "db*"}, "critical": True, "treatments": ["live"], "return_home": True}
         | {"priority": 80, "max_pause_s": LONGEST_PAUSE_S},
@@ -52,6 +52,8 @@ POLICY = {
     "plan_copy_storage": True,
     "evacuate_base_paths": [str(Path(BASE).parent)],
 }
+# While the campaign is under way somebody changes the policy: the plan does not hold any more.
+CHANGED = {**POLICY, "holdfast_policy": [{**rule, "return_home": True} for rule in POLICY["holdfast_policy"]]}
 WAVES = {"plan_waves": [1, 2], "plan_canaries": ["hv1"], "plan_reserve_hosts": 0, "plan_stage_s": 5}
 # A guest that says nothing for longer is not there; emulated ones are slow to speak while their hosts share two CPUs.
 SPEAKS_WITHIN_S = 20.0
@@ -73,13 +75,12 @@ class Fleet:
         found: dict[str, Any] = json.loads((self.folder / "plan.json").read_text())
         return found
 
-    @property
-    def words(self) -> tuple[str, ...]:
-        return ("upgrade", "--plan", str(self.folder), "-e", json.dumps(POLICY))
+    def words(self, policy: dict[str, Any], *more: str) -> tuple[str, ...]:
+        return ("upgrade", "--plan", str(self.folder), "-e", json.dumps(policy), *more)
 
-    def upgrade(self) -> Run:
+    def upgrade(self, policy: dict[str, Any], *more: str) -> Run:
         report = ("--report-dir", str(self.folder / "report"))
-        words = ("holdfast", *self.words, "-i", str(self.rack.inventory), *report)
+        words = ("holdfast", *self.words(policy, *more), "-i", str(self.rack.inventory), *report)
         return self.rack.run(*words, timeout_s=WAVE_LIMIT_S)
 
     def reported(self) -> dict[str, dict[str, Any]]:
@@ -146,7 +147,7 @@ def test_the_first_wave_ends_well_and_a_host_that_is_lost_stops_the_roll(fleet: 
     (move,) = fleet.plan["batches"][0]["evacuations"]
     lost = fleet.hosts["hv3" if move["destination"] == "hv2" else "hv2"]
     ended: list[Run] = []
-    upgrading = threading.Thread(target=lambda: ended.append(fleet.upgrade()))
+    upgrading = threading.Thread(target=lambda: ended.append(fleet.upgrade(POLICY)))
     upgrading.start()
     wait_until(lambda: boot_or_nothing(fleet.hosts["hv1"]) not in ("", before["hv1"]), upgrading)
     with hosts.unplugged(lost):
@@ -171,9 +172,12 @@ def test_the_critical_vm_stood_still_for_less_than_its_limit(fleet: Fleet) -> No
     assert ask(fleet.hosts["hv1"], "virsh domstate db1") == "running"
 
 
-def test_the_second_wave_survives_its_controller_and_the_campaign_is_finished(fleet: Fleet) -> None:
+def test_the_second_wave_is_planned_anew_survives_its_controller_and_is_finished(fleet: Fleet) -> None:
     before = fleet.boots()
-    killed = controller.start(fleet.hosts["hv1"], fleet.words)
+    refused = fleet.upgrade(CHANGED)
+    assert (refused.status, "its policy says return_home" in refused.text) == (3, True)
+    assert fleet.boots() == before
+    killed = controller.start(fleet.hosts["hv1"], fleet.words(CHANGED, "--replan"))
     try:
         wait_until(lambda: journal_state(fleet.hosts["hv2"]) in LEAVING, None)
     finally:
@@ -181,7 +185,7 @@ def test_the_second_wave_survives_its_controller_and_the_campaign_is_finished(fl
     for name in ("hv2", "hv3"):
         wait_until(lambda name=name: journal_state(fleet.hosts[name]) not in UNDER_WAY, None)  # type: ignore[misc]
     assert fleet.rack.run("holdfast", "recover", "-i", str(fleet.rack.inventory)).status == 0
-    assert fleet.upgrade().status == 0
+    assert fleet.upgrade(CHANGED, "--replan").status == 0
     now = fleet.boots()
     assert now["hv1"] == before["hv1"], "a host that is done is left alone"
     assert all(now[name] != before[name] for name in ("hv2", "hv3"))
