@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,15 @@ def fleet(prepared: Rack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     # Defined when prepare is over, its RAM is wherever libvirt puts it.
     hosts.on_host(found["hv3"], define_script([KNOWN["box3"]]))
     targets = prepared.inventory.parent / "host_vars"
-    for name, host in found.items():
+    targets.mkdir(exist_ok=True)
+
+    def set_to_work(name: str) -> None:
         scene.start_guests(prepared.folder, name, [KNOWN[guest] for guest in AT_HOME[name]])
-        write_target(targets, host)
+        write_target(targets, found[name])
+
+    # Nearly all of it is each emulated host's own time.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(set_to_work, found))
     with scene.watched(found["hv1"], WATCHED) as watching:
         yield Fleet(prepared, found, Path(tmp_path_factory.mktemp("plan")), watching)
     shutil.rmtree(targets)
@@ -128,7 +135,6 @@ def fleet(prepared: Rack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def write_target(targets: Path, host: Host) -> None:
     """Into the inventory: where this host goes, with the packages it has, or has yet to get."""
-    targets.mkdir(exist_ok=True)
     wanted = {"stage_packages": [], "stage_kernel": controller.other_release(host)}
     (targets / f"{host.name}.json").write_text(json.dumps(wanted))
 
