@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from rack import LATER, Rack
 
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._plan_file import read_plan
 from holdfast.faults import controller
 from holdfast.lab import hosts, scene
 from holdfast.lab.guests.definitions import GUESTS, define_script
@@ -47,8 +48,7 @@ class Fleet:
 
     @property
     def plan(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "plan.json").read_text())
-        return found
+        return read_plan(self.folder)
 
     @property
     def order(self) -> list[Host]:

@@ -24,6 +24,7 @@ import pytest
 from rack import KEPT, LATER, QUICK_CIPHERS, SMALL, SMALL_MIB, TLS, Rack, Run
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import LEAVING
+from ansible_collections.holdfast.kvm.plugins.plugin_utils._plan_file import read_plan
 from holdfast.faults import controller
 from holdfast.lab import hosts, scene
 from holdfast.lab.guests.definitions import BASE, GUESTS, define_script
@@ -73,8 +74,7 @@ class Fleet:
 
     @property
     def plan(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "plan.json").read_text())
-        return found
+        return read_plan(self.folder)
 
     def words(self, policy: dict[str, Any], *more: str) -> tuple[str, ...]:
         return ("upgrade", "--plan", str(self.folder), "-e", json.dumps(policy), *more)
