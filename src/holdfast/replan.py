@@ -21,7 +21,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Tr
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._plan_file import read_plan
 
 from . import plan as planning
-from .progress import ExitCode, HostStatus, Progress, exit_code
+from .progress import FAILURES, ExitCode, HostStatus, Progress, exit_code
 from .upgrade import PLAN, Wish, play
 from .view import View
 
@@ -34,8 +34,9 @@ LIMITS = ("max_per_domain", "reserve_hosts", "cpu_ratio", "shared_paths", "copy_
 
 
 def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
-    """Carry a plan out, and plan anew whenever it does not hold any more.
+    """Carry a plan out, and plan anew whenever it does not hold any more, for as long as no host has failed.
 
+    A failure is for a person to look at: a new run would have a new budget for failures.
     Raises BadInput without a plan, or when there is no new one; Refused when the new one has not been approved.
     """
     if wish.plan is None:
@@ -45,7 +46,8 @@ def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
     while True:
         progress = play(wish, view_for)
         in_vain = 0 if _upgraded(progress) else in_vain + 1
-        if not progress.outdated or progress.stop_asked or in_vain == MOST_IN_VAIN:
+        failed = any(host.status in FAILURES for host in progress.hosts)
+        if not progress.outdated or failed or progress.stop_asked or in_vain == MOST_IN_VAIN:
             return exit_code(progress)
         current = planning.make(_wish_for_plan(wish, variables(approved, current, _upgraded(progress))))
         path = current["plan_json"]
@@ -65,8 +67,8 @@ def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
 def variables(approved: Mapping[str, Any], current: Mapping[str, Any], upgraded: frozenset[str]) -> dict[str, Any]:
     """What the plan playbook is told: the same hosts and limits, and that the campaign has begun.
 
-    ``upgraded``: hosts of which that is known here; others say so themselves. Batches that are over are not planned
-    again, so that a campaign that has grown to larger batches goes on with these.
+    Who is done is for the hosts' own journals to say. ``upgraded``: hosts that this run has upgraded, so that a
+    campaign that has grown to larger batches goes on with these.
     """
     over = sum(set(batch["hosts"]) <= upgraded for batch in current["batches"])
     waves = current["limits"]["waves"]
@@ -76,7 +78,7 @@ def variables(approved: Mapping[str, Any], current: Mapping[str, Any], upgraded:
         "plan_waves": waves[min(over, len(waves) - 1) :],
         "plan_canaries": [] if over else current["limits"]["canaries"],
         **{f"plan_{name}": current["limits"][name] for name in LIMITS},
-        "plan_done": sorted({host["name"] for host in hosts if host["done"]} | upgraded),
+        "plan_done": [host["name"] for host in hosts if host["done"]],
         "plan_done_since": approved["created"],
         # Judged here, see objections.
         "plan_partial": True,
@@ -109,7 +111,7 @@ def _hosts(plan: Mapping[str, Any]) -> set[str]:
 
 
 def _upgraded(progress: Progress) -> frozenset[str]:
-    return frozenset(host.name for host in progress.hosts if host.status in (HostStatus.UPGRADED, HostStatus.DONE))
+    return frozenset(host.name for host in progress.hosts if host.status is HostStatus.UPGRADED)
 
 
 def _wish_for_plan(wish: Wish, told: Mapping[str, Any]) -> Wish:

@@ -208,6 +208,7 @@ UPGRADED = {"state": "restored", "fell_back": False, "begun_at": 1795312800.0, "
         ({**UPGRADED, "begun_at": 1795312799.0}, False),
         ({**UPGRADED, "fell_back": True}, False),
         ({**UPGRADED, "state": "aborted"}, False),
+        ({**UPGRADED, "only": "qemu"}, False),
         ({**UPGRADED, "vms": [{"state": "resumed"}, {"state": "shut_down"}]}, False),
         ({"state": "none"}, False),
     ],

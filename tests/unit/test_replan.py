@@ -12,6 +12,7 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from holdfast import replan
+from holdfast.progress import ExitCode, HostProgress, HostStatus, Progress
 from holdfast.upgrade import Wish
 
 LIMITS = {
@@ -94,7 +95,7 @@ def test_the_planner_is_given_the_same_hosts_and_limits() -> None:
 def test_waves_go_on_where_they_were() -> None:
     batches = (("h1",), ("h2", "h3"))
     told = replan.variables(plan(batches=batches), plan(batches=batches), frozenset({"h1", "h2"}))
-    assert (told["plan_waves"], told["plan_canaries"], told["plan_done"]) == ([2, 20], [], ["h1", "h2"])
+    assert (told["plan_waves"], told["plan_canaries"], told["plan_done"]) == ([2, 20], [], [])
     short = plan(batches=batches, limits={**LIMITS, "waves": [1]})
     assert replan.variables(plan(), short, frozenset({"h1"}))["plan_waves"] == [1]
 
@@ -103,7 +104,27 @@ def test_hosts_that_an_earlier_plan_had_done_stay_done() -> None:
     current = plan()
     current["fleet"]["hosts"][0]["done"] = True
     told = replan.variables(plan(created="earlier"), current, frozenset({"h2"}))
-    assert (told["plan_done"], told["plan_done_since"]) == (["h1", "h2"], "earlier")
+    assert (told["plan_done"], told["plan_done_since"]) == (["h1"], "earlier")
+
+
+@pytest.mark.parametrize(
+    ("status", "runs"), [(HostStatus.FAILED, 1), (HostStatus.UNREACHABLE, 1), (HostStatus.REFUSED, replan.MOST_IN_VAIN)]
+)
+def test_a_host_that_failed_is_looked_at_by_a_person(
+    status: HostStatus, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of its own would have a budget for failures of its own."""
+    played: list[Wish] = []
+
+    def play(wish: Wish, _view: object) -> Progress:
+        played.append(wish)
+        return Progress("upgrade", hosts=(HostProgress("h1", status),), outdated=True)
+
+    monkeypatch.setattr(replan, "read_plan", lambda _path: plan())
+    monkeypatch.setattr(replan, "play", play)
+    monkeypatch.setattr(replan.planning, "make", lambda _wish: plan(plan_json=str(tmp_path / "plan.json")))
+    code = replan.carry_out(Wish(tmp_path, plan=tmp_path), lambda: pytest.fail("nothing is shown"))
+    assert (len(played), code is ExitCode.DONE) == (runs, False)
 
 
 def test_it_needs_a_plan_to_replan(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from .._core.errors import BadInput
 from .._core.facts import CpuFacts, Disk, Mount, Treatment, VmFacts
 from .._core.journal import WAITING
 from .._core.policy import Decision, Rule, check_known, decide, parse_rules, place
+from .._core.request import EVERYTHING
 from . import groups as grouping
 from .document import CREATED
 from .limits import EMPTY, parse_limits
@@ -78,6 +79,8 @@ def fleet(
 def upgraded_since(found: Sequence[Found], since: str) -> Set[str]:
     """Hosts whose own journal says that they went to their new kernel after this moment, and that no VM waits.
 
+    An upgrade of QEMU alone is none of them.
+
     ``since``: in UTC, as ``created`` of a plan; empty for none. Raises BadInput.
     """
     if not since:
@@ -91,7 +94,8 @@ def upgraded_since(found: Sequence[Found], since: str) -> Set[str]:
 
 def _upgraded(journal: Mapping[str, Any]) -> bool:
     waits = any(vm.get("state") in WAITING for vm in journal.get("vms") or ())
-    return journal.get("state") == "restored" and not journal.get("fell_back") and not waits
+    whole = journal.get("only", EVERYTHING) == EVERYTHING
+    return whole and journal.get("state") == "restored" and not journal.get("fell_back") and not waits
 
 
 def decide_all(rules: Sequence[Rule], vms: Sequence[VmFacts]) -> Dict[str, Decision]:
