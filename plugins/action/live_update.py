@@ -65,7 +65,7 @@ STATE_NEWS = {
     "failed": "failed",
 }
 # VMs that lost what was in their RAM, or do not run.
-FAILED_VM_STATES = ("failed", "lost", "restarted", "given_up", "shutting_down", "shut_down")
+FAILED_VM_STATES = ("failed", "lost", "restarted", "given_up", "shutting_down", "shut_down", "storing", "stored")
 
 
 def probe(known_stamp: str) -> str:

@@ -51,7 +51,6 @@ class ActionModule(ActionBase):
             plan = read_plan(Path(options["plan"]).expanduser().absolute())
             # Through JSON, so that no templating wrapper of Ansible stays in it.
             fleet = json.loads(json.dumps(options["fleet"]))
-            require_carried_out(plan)
             require_same(plan, [found_of(name, entry) for name, entry in fleet.items()])
             if not options["controller_may_pause"]:
                 require_watched(plan, fleet)
@@ -86,18 +85,6 @@ def require_same(plan: Mapping[str, Any], found: Sequence[intake.Found]) -> None
         more = [f"and {len(changes) - MOST_TOLD} more"] if len(changes) > MOST_TOLD else []
         told_changes = "\n  * ".join([*changes[:MOST_TOLD], *more])
         raise Outdated(f"the fleet is not the one that was planned for any more:\n  * {told_changes}\n", AGAIN)
-
-
-def require_carried_out(plan: Mapping[str, Any]) -> None:
-    """Raise BadInput for a treatment that the upgrade leaves to people."""
-    unable = drift.unable(plan)
-    if unable:
-        raise BadInput(
-            f"the upgrade carries out the treatments {' and '.join(drift.CARRIED_OUT)} only, not:\n  * "
-            + "\n  * ".join(unable)
-            + "\n",
-            "shut these VMs down yourself or allow them another treatment, then plan again",
-        )
 
 
 def require_watched(plan: Mapping[str, Any], fleet: Mapping[str, Any]) -> None:

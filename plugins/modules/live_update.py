@@ -49,9 +49,10 @@ options:
         type: str
       treatments:
         description:
-          - What may happen to the VM, the preferred treatment first. This module carries out C(in_place) and
-            C(restart), which shuts the guest down before the others are suspended, and starts it after they go on. A VM
-            that is to be moved away (C(live)) and still runs here blocks the live update.
+          - What may happen to the VM, the preferred treatment first. This module carries out C(in_place); C(cold),
+            which saves the VM to disk with its RAM before the others are suspended, and loads it after they go on; and
+            C(restart), which shuts the guest down before, and starts it after. A VM that is to be moved away (C(live))
+            and still runs here blocks the live update.
         type: list
         elements: str
       priority:
@@ -237,8 +238,8 @@ journal:
   sample: {}
 vms:
   description:
-    - The VMs that are suspended and restored, or shut down and started, in restore order, with C(name), C(uuid),
-      C(priority), C(treatment) and the C(reason).
+    - The VMs that are suspended and restored, saved and loaded, or shut down and started, in restore order, with
+      C(name), C(uuid), C(priority), C(treatment) and the C(reason).
   type: list
   elements: dict
   returned: when started or planned
@@ -255,6 +256,12 @@ restore_order:
   elements: str
   returned: when started or planned
   sample: [db1, web1]
+stored:
+  description: Names of the VMs that are saved to disk before, and loaded after.
+  type: list
+  elements: str
+  returned: when started or planned
+  sample: [old1]
 shut_down:
   description: Names of the VMs that are shut down before, and started after.
   type: list
@@ -321,7 +328,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import RUN_DIR, Config, load
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, Refused
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, Treatment, Verdict, VmFacts
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, Verdict, VmFacts
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
@@ -444,7 +451,9 @@ def _taking_part(decisions: Sequence[policy.Decision], vms: Sequence[VmFacts]) -
 
 def described(plan: Plan) -> Dict[str, Any]:
     """The plan as the module returns it."""
-    staying = [decision for decision in plan.decisions if decision.treatment is not Treatment.RESTART]
+    staying, stored, restarting = (
+        [decision for decision in plan.decisions if decision.treatment is treatment] for treatment in policy.STAYING
+    )
     return {
         "generation": plan.generation,
         "boot_id": plan.host.boot_id,
@@ -454,7 +463,8 @@ def described(plan: Plan) -> Dict[str, Any]:
         "vms": [vars(vm) for vm in vm_requests(policy.restore_order(plan.decisions))],
         "suspend_order": [decision.name for decision in policy.suspend_order(staying)],
         "restore_order": [decision.name for decision in policy.restore_order(staying)],
-        "shut_down": [decision.name for decision in plan.decisions if decision not in staying],
+        "stored": [decision.name for decision in stored],
+        "shut_down": [decision.name for decision in restarting],
         "findings": [*plan.notes, *(f"{entry.vm or 'host'}: {entry.message}" for entry in plan.verdict.warnings)],
         "diff": {
             "before_header": f"command line of {plan.host.kernel}",

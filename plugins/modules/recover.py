@@ -107,6 +107,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import C
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import (
     HELD,
     OWED,
+    STORED,
     TERMINAL,
     UNFINISHED,
     WAITING,
@@ -130,6 +131,10 @@ KEPT = (
 LOST = "its RAM is gone: give it up (give_up, --give-up), so that it may start from its disk"
 OFF = (
     "it was shut down for the upgrade: recover again, which starts it; or give it up (give_up, --give-up), and start it"
+)
+STORED_AWAY = (
+    "it was saved to disk for the upgrade: recover again, which loads it; or give it up (give_up, --give-up), and "
+    "start it, which loads it too"
 )
 ADRIFT = "recover again; the host's own log says more: journalctl -u holdfast-restore.service"
 WORDS = {
@@ -170,6 +175,8 @@ def remedy(state: str) -> str:
     """What a person does about a VM in this state of the journal."""
     if state == "lost":
         return LOST
+    if state in STORED:
+        return STORED_AWAY
     if state in OWED:
         return OFF
     return KEPT if state in HELD else ADRIFT

@@ -251,16 +251,17 @@ def test_a_destination_against_the_policy_is_refused() -> None:
 
 
 def test_who_cannot_be_moved_stays_in_place_where_the_policy_allows_it() -> None:
-    found = chosen([{"treatments": ["live", "cold", "in_place"]}], b="no room")
+    found = chosen([{"treatments": ["live", "in_place"]}], b="no room")
     assert found.unmoved == {"b": "no room"}
     assert [one.name for one in found.departures] == ["a", "c"]
 
 
-def test_who_cannot_be_moved_is_shut_down_where_the_policy_wants_that() -> None:
-    assert chosen([{"treatments": ["live", "restart"]}], b="no room").unmoved == {"b": "no room"}
+@pytest.mark.parametrize("next_one", ["cold", "restart"])
+def test_who_cannot_be_moved_is_saved_or_shut_down_where_the_policy_wants_that(next_one: str) -> None:
+    assert chosen([{"treatments": ["live", next_one]}], b="no room").unmoved == {"b": "no room"}
 
 
-@pytest.mark.parametrize("treatments", [["live"], ["live", "defer", "in_place"], ["live", "cold"]])
+@pytest.mark.parametrize("treatments", [["live"], ["live", "defer", "in_place"]])
 def test_who_cannot_be_moved_and_may_not_stay_stops_the_host(treatments: list[str]) -> None:
     with pytest.raises(Refused, match="b: no room"):
         chosen([{"treatments": treatments}], b="no room")

@@ -117,12 +117,6 @@ def test_groups_and_fault_domains_are_compared(plan: dict[str, Any]) -> None:
     assert seen(plan, *VMS, hv4="") == ["host hv4 is not in the plan"]
 
 
-def test_a_treatment_that_people_carry_out_is_named() -> None:
-    known = fleet(replace(STAYS, treatments=(Treatment.COLD,)), OTHER)
-    made = document(planned(known), known, "")
-    assert drift.unable(made) == ["VM vm1 on hv1: treatment cold"]
-
-
 def test_a_host_is_told_who_leaves_and_how_each_vm_is_treated(plan: dict[str, Any]) -> None:
     told = orders.orders_for(plan, "hv2", [MOVES.uuid])
     assert told.destinations == {"vm2": destination(plan)}

@@ -92,8 +92,7 @@ def test_a_rule_for_a_vm_that_does_not_exist_is_refused(match: dict[str, str], w
         ({"match": {"name": ""}}, ["rule 1"]),
         ({"match": "db-*"}, ["rule 1"]),
         ({"treatment": "teleport"}, ["teleport", "in_place"]),
-        ({"treatment": "cold"}, ["rule 1", "cold", "not available yet", "in_place", "live"]),
-        ({"treatment": "defer"}, ["not available yet"]),
+        ({"treatment": "defer"}, ["rule 1", "defer", "only a plan", "in_place", "live", "cold", "restart"]),
         ({"priority": 101}, ["101"]),
         ({"priority": -1}, ["-1"]),
         ({"priority": "high"}, ["high"]),
@@ -140,9 +139,8 @@ def test_the_host_takes_a_rule_that_prefers_what_an_upgrade_does_and_refuses_ano
     assert decided([{"treatments": ["in_place", "live"]}])["web"].treatment is Treatment.IN_PLACE
     for entry in ({"treatments": ["live", "in_place"]}, {"critical": True}):
         assert decided([entry])["web"].treatment is Treatment.LIVE
-    for entry in ({"treatments": ["cold", "in_place"]}, {"treatment": "defer"}):
-        with pytest.raises(BadInput, match="not available yet"):
-            policy.parse_rules([entry])
+    with pytest.raises(BadInput, match="only a plan"):
+        policy.parse_rules([{"treatments": ["defer", "in_place"]}])
 
 
 def test_a_vm_that_cannot_be_moved_stays_in_place_and_says_so() -> None:
@@ -157,7 +155,7 @@ def test_a_vm_that_cannot_be_moved_stays_in_place_and_says_so() -> None:
     ("treatments", "settled"),
     [
         (["live", "restart", "in_place"], Treatment.RESTART),
-        (["live", "cold", "restart"], Treatment.RESTART),
+        (["live", "cold", "restart"], Treatment.COLD),
         (["live", "defer", "restart"], Treatment.LIVE),
         (["live"], Treatment.LIVE),
         (["in_place", "live"], Treatment.IN_PLACE),

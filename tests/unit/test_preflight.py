@@ -51,6 +51,7 @@ HOST = HostFacts(
     pool=POOL,
     memory_backing_dir="/var/lib/holdfast/pool",
     state_dir_free_bytes=10 * GIB,
+    save_dir_free_bytes=100 * GIB,
     agent_installed=True,
     hook_installed=True,
     units_enabled=True,
@@ -277,6 +278,53 @@ RESTARTED = Decision("db-1", "aaaa-1", Treatment.RESTART, 50, "by rule 1")
 def test_a_vm_that_is_shut_down_and_started_must_be_able_to_do_both(vm: VmFacts, code: str | None) -> None:
     host = replace(HOST, volatile_paths=("/run",))
     assert codes(preflight.judge(host, [vm], TARGET, decisions=[RESTARTED])) == ({code} if code else set())
+
+
+STORED = replace(RESTARTED, treatment=Treatment.COLD)
+
+
+@pytest.mark.parametrize(
+    ("vm", "code"),
+    [
+        (replace(VM, ram_backing=RamBacking.ANONYMOUS, ram_files=(), ram_files_present=()), None),
+        (replace(VM, ram_backing=RamBacking.HUGEPAGES, memory_devices=("dimm",)), None),
+        (replace(VM, state="paused"), None),
+        (replace(VM, hostdevs=("pci 0000:01:00.0",)), "passthrough"),
+        (replace(VM, launch_security="sev"), "launch-security"),
+        (replace(VM, persistent=False), "cold-transient"),
+        (replace(VM, job="backup"), "vm-job"),
+        (replace(VM, machine="pc-q35-2.4"), "machine-type"),
+        (replace(VM, migration_blockers=("vfio",)), "qemu-blocks"),
+        (replace(VM, disks=(Disk("vda", "/run/disk.img"),)), "disk-volatile"),
+    ],
+)
+def test_a_vm_that_is_saved_to_disk_may_have_its_ram_anywhere(vm: VmFacts, code: str | None) -> None:
+    host = replace(HOST, volatile_paths=("/run",))
+    assert codes(preflight.judge(host, [vm], TARGET, decisions=[STORED])) == ({code} if code else set())
+    assert codes(preflight.judge_renewal(host, [vm], [STORED])) == ({code} if code else set())
+
+
+def test_what_is_saved_to_disk_must_have_room_there() -> None:
+    """Under the running kernel one VM at a time is on the disk, for a jump all of them are."""
+    vms = [replace(VM, uuid=f"{number}", ram_bytes=4 * GIB) for number in range(3)]
+    decisions = [replace(STORED, uuid=vm.uuid) for vm in vms]
+    host = replace(HOST, save_dir_free_bytes=8 * GIB)
+    assert codes(preflight.judge(host, vms, TARGET, decisions=decisions)) == {"save-dir-full"}
+    assert preflight.judge_renewal(host, vms, decisions) == Verdict()
+    host = replace(HOST, save_dir_free_bytes=3 * GIB)
+    assert codes(preflight.judge_renewal(host, vms, decisions)) == {"save-dir-full"}
+
+
+def test_what_is_saved_in_ram_is_gone_after_the_jump() -> None:
+    host = replace(HOST, volatile_paths=("/var/lib/libvirt",))
+    assert codes(preflight.judge(host, [VM], TARGET, decisions=[STORED])) == {"save-dir-volatile"}
+
+
+def test_a_pool_too_small_for_those_that_come_is_worth_knowing() -> None:
+    vm = replace(VM, ram_bytes=2 * GIB, ram_files_present=(), definition_converted=True)
+    assert warnings(preflight.judge(HOST, [vm], TARGET, decisions=[STORED])) == {"pool-small"}
+    roomy = replace(HOST, pool=replace(POOL, free_bytes=3 * GIB))
+    assert preflight.judge(roomy, [vm], TARGET, decisions=[STORED]) == Verdict()
 
 
 LIMITED = Decision("db-1", "aaaa-1", Treatment.IN_PLACE, 50, "by rule 1", max_pause_s=30.0)

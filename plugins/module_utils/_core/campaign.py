@@ -64,7 +64,7 @@ def release(state_dir: Path, id: str = "") -> Optional[Holder]:
         if not found or (id and found.id != id):
             return None
         (state_dir / NAME).unlink()
-        durable.sync_directory(state_dir)
+        durable.sync(state_dir)
     return found
 
 

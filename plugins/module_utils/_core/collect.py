@@ -30,11 +30,12 @@ from . import (
     pmem,
     qemu_conf,
     regions,
+    saveimage,
     srat,
 )
 from .config import Config
 from .errors import HoldfastError, JournalError, VmError
-from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PastPause, PoolFacts, QemuFacts, VmFacts
+from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PastPause, PoolFacts, QemuFacts, Treatment, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
 from .request import ONLY_QEMU
 from .resources import Region, Service
@@ -86,6 +87,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         state_dir=str(config.state_dir),
         state_dir_writable=os.access(_existing(config.state_dir), os.W_OK),
         state_dir_free_bytes=_free_bytes(_existing(config.state_dir)),
+        save_dir_free_bytes=_free_bytes(_existing(saveimage.MANAGED)),
         volatile_paths=volatile_paths(root),
         agent_installed=os.access(root / AGENT, os.X_OK),
         agent_version=packing.packed_version(str(root / AGENT)),
@@ -374,7 +376,9 @@ def past_pauses(state_dir: Path) -> Tuple[PastPause, ...]:
         last = next((one for one in over if one.view["only"] != ONLY_QEMU), None)
     except JournalError:  # of a run that is over; what is damaged in one that is not, _journal tells
         return ()
-    known = ((vm["uuid"], journal.pause_s(vm)) for vm in (last.vms if last else ()))
+    # One that was saved to disk waited for its disk.
+    kept = [vm for vm in (last.vms if last else ()) if vm.get("treatment") in (None, Treatment.IN_PLACE.value)]
+    known = ((vm["uuid"], journal.pause_s(vm)) for vm in kept)
     return tuple(PastPause(uuid, round(seconds, 1)) for uuid, seconds in known if seconds is not None)
 
 

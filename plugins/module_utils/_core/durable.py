@@ -29,7 +29,7 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o600) -> None:
         finally:
             os.close(handle)
         os.rename(draft, path)
-        sync_directory(path.parent)
+        sync(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -43,7 +43,7 @@ def append_line(path: Path, line: str) -> None:
         finally:
             os.close(handle)
         if not existed:
-            sync_directory(path.parent)
+            sync(path.parent)
 
 
 def truncate(path: Path, size_bytes: int) -> None:
@@ -62,14 +62,14 @@ def move(source: Path, target: Path) -> None:
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.rename(source, target)
-        sync_directory(target.parent)
+        sync(target.parent)
         if source.parent != target.parent:
-            sync_directory(source.parent)
+            sync(source.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Make names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Make what was written to a file durable, by whomever, or the names in a directory. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -102,5 +102,5 @@ def _refuse_stuck(stuck: Sequence[Decision], why: Mapping[str, str]) -> None:
         told = "; ".join(f"{one.name}: {why[one.name]}" for one in stuck)
         raise Refused(
             f"VMs cannot be moved away, and their policy allows nothing else: {told}",
-            "mend what is in the way, add in_place or restart to their treatments, or leave the host out",
+            "mend what is in the way, add in_place, cold or restart to their treatments, or leave the host out",
         )

@@ -73,7 +73,7 @@ def _put(text: str, path: Path) -> None:
         durable.write_text(path, text, mode=0o644)
     elif path.exists():
         path.unlink()
-        durable.sync_directory(path.parent)
+        durable.sync(path.parent)
 
 
 def _require_in_menu(text: str, generated: Path) -> None:

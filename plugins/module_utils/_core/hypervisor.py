@@ -29,6 +29,8 @@ ENDED_ON_PURPOSE = (1, 2, 4, 5)
 # Why a VM is paused (virDomainPausedReason): it is being migrated, in pre-copy or post-copy, or the latter broke.
 PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED = 2, 11, 12
 ARRIVING = (PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED)
+# As ``Domain.state`` says of one that has no QEMU.
+OFF = ("shutoff", "crashed")
 STATES = {0: "nostate", 1: "running", 2: "blocked", 3: "paused", 4: "shutdown", 5: "shutoff", 6: "crashed"}
 
 
@@ -103,6 +105,10 @@ class Domain:
         """Start it from its stored definition."""
         self._call("start it", "create")
 
+    def start_paused(self) -> None:
+        """Start it without running its CPUs: from its managed save, if there is one, which is gone then."""
+        self._call("start it", "createWithFlags", libvirt.VIR_DOMAIN_START_PAUSED)
+
     def shutdown(self) -> None:
         """Ask the guest to shut down, by its agent or by ACPI; it does so in its own time, or not at all."""
         self._call("shut it down", "shutdown")
@@ -119,6 +125,23 @@ class Domain:
     def save(self, path: str) -> None:
         """Write its state to ``path`` and end its QEMU; it stays paused in the image."""
         self._call("save it", "saveFlags", path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+
+    def ram_bytes(self) -> int:
+        """The largest RAM that it may have."""
+        return int(self._call("read its size", "maxMemory")) << 10
+
+    def managed_save(self) -> None:
+        """Write its state with all its RAM to libvirt's own image, and end its QEMU; the next start goes on there."""
+        self._call("save it", "managedSave", 0)
+
+    def saved_xml(self) -> str:
+        """The definition in its managed save, with secrets."""
+        flags = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
+        return str(self._call("read its saved definition", "managedSaveGetXMLDesc", flags))
+
+    def define_saved(self, xml: str) -> None:
+        """Put another definition into its managed save; it must look the same to the guest."""
+        self._call("change its saved definition", "managedSaveDefineXML", xml, 0)
 
     def migratable_xml(self) -> str:
         """The running definition as another host may be given it."""

@@ -65,13 +65,19 @@ VM_STATES = {
     "vm_not_started": "shut_down",
     "vm_started": "started",
     "vm_left_alone": "pending",
+    "vm_storing": "storing",
+    "vm_stored": "stored",
+    "vm_loading": "stored",
+    "vm_not_loaded": "stored",
 }
 # RAM of a VM in one of these states exists only in the pool.
 HELD = ("suspended", "failed")
 # A VM in one of these states is not where it belongs yet.
 OPEN = ("paused", "resuming", *HELD)
-# Shut down for the upgrade, or asked to be: owed a start.
-OWED = ("shutting_down", "shut_down")
+# RAM of a VM in one of these states is on disk, or on its way there.
+STORED = ("storing", "stored")
+# Off for the upgrade, or about to be: owed a start.
+OWED = ("shutting_down", "shut_down", *STORED)
 # Somebody has yet to bring a VM in one of these states back.
 UNFINISHED = (*OPEN, *OWED)
 # Unless a live update is at work, a VM in one of these states waits for somebody.
@@ -286,6 +292,7 @@ def _fold_vm(vm: Dict[str, Any], entry: Mapping[str, Any]) -> None:
     vm["state"] = VM_STATES[entry["event"]]
     stamp = {"vm_paused": "paused_at", "vm_saved": "saved_at", "vm_verified": "restore_started_at"}
     stamp.update({"vm_resumed": "resumed_at", "vm_shut_down": "shut_down_at", "vm_started": "started_at"})
+    stamp.update({"vm_storing": "paused_at", "vm_stored": "saved_at", "vm_loading": "restore_started_at"})
     if entry["event"] in stamp:
         vm[stamp[entry["event"]]] = entry.get("moment", entry["at"])
     details = {key: value for key, value in entry.items() if key not in ("event", "at", "moment", "uuid")}

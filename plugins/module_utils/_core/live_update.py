@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One live update of this host: load, shut down, suspend, jump; or each VM into a new QEMU. Needs no controller.
+"""One live update of this host: load, store, shut down, suspend, jump; or each VM into a new QEMU. No controller.
 
 What comes after the jump is ``recover``.
 """
@@ -12,7 +12,7 @@ import socket
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
-from . import attach, deadline, filesystems, gates, guard, kexec, lanes, monitor, restarts
+from . import attach, cold, deadline, filesystems, gates, guard, kexec, lanes, monitor, restarts
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, next_command_line
@@ -38,10 +38,12 @@ def live_update(config: Config) -> None:
         try:
             if wanted.only == requests.ONLY_QEMU:
                 renew(hypervisor, pool, journal, wanted)
+                cold.renew(hypervisor, journal, wanted)
                 restarts.shut_down(hypervisor, journal, wanted)
                 print(close(config, journal, "restored", ""), flush=True)
                 return
             mark = _load(config, journal, wanted)
+            cold.store(hypervisor, journal, wanted)
             restarts.shut_down(hypervisor, journal, wanted)
             _suspend_all(hypervisor, pool, journal, wanted)
             _jump(hypervisor, pool, journal, mark)
@@ -129,7 +131,7 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
 def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal, mark: Optional[int]) -> None:
     """The point of no return, passed only when no VM is left behind."""
     left = [domain.name for domain in hypervisor.running()]
-    if left or any(vm["state"] not in ("suspended", "shut_down") for vm in journal.vms):
+    if left or any(vm["state"] not in ("suspended", "stored", "shut_down") for vm in journal.vms):
         raise HoldfastError(
             f"not every VM is suspended: {', '.join(left) or 'see the journal'}", "run the upgrade again"
         )

@@ -31,9 +31,9 @@ DEFAULT_PRIORITY = 50
 HIGHEST_PRIORITY = 100
 
 # What the upgrade of a host can do by itself. The plan of a fleet knows all of them.
-AVAILABLE = (Treatment.IN_PLACE, Treatment.LIVE, Treatment.RESTART)
-# With these a VM is on its host while that is upgraded, suspended or off.
-STAYING = (Treatment.IN_PLACE, Treatment.RESTART)
+AVAILABLE = (Treatment.IN_PLACE, Treatment.LIVE, Treatment.COLD, Treatment.RESTART)
+# With these a VM is on its host while that is upgraded, suspended, on its disk or off.
+STAYING = (Treatment.IN_PLACE, Treatment.COLD, Treatment.RESTART)
 # These keep a VM running, or leave it alone; with all others it stands still for as long as its host needs.
 KEEP_RUNNING = (Treatment.LIVE, Treatment.DEFER)
 
@@ -142,12 +142,9 @@ def decide(
 
 
 def next_best(decision: Decision) -> Optional[Treatment]:
-    """What happens to a VM that cannot be moved: the next treatment that the upgrade carries out; None: its host waits.
-
-    ``cold`` is passed over, ``defer`` is not.
-    """
+    """What happens to a VM that cannot be moved: the next treatment that its policy allows; None: its host waits."""
     later = decision.treatments[decision.treatments.index(Treatment.LIVE) + 1 :]
-    found = next((entry for entry in later if entry in (*AVAILABLE, Treatment.DEFER)), Treatment.DEFER)
+    found = next(iter(later), Treatment.DEFER)
     return None if found is Treatment.DEFER else found
 
 
@@ -225,8 +222,8 @@ def _check_reached(rule: Rule, earlier: Sequence[Rule]) -> None:
 def _check_available(rule: Rule, available: Sequence[Treatment]) -> None:
     if rule.treatments[0] not in available:
         raise BadInput(
-            f"{place(rule)}: treatment {rule.treatments[0].value} is not available yet",
-            f"use {', '.join(entry.value for entry in available)}",
+            f"{place(rule)}: {rule.treatments[0].value} keeps its host from being upgraded: only a plan does that",
+            f"run holdfast plan; or put {', '.join(entry.value for entry in available)} first",
         )
 
 

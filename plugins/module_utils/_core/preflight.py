@@ -10,7 +10,7 @@ place, and by another table when they are shut down and started.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from .facts import Blocker, HostFacts, KernelFacts, QemuFacts, RamBacking, Treat
 from .policy import Decision
 from .printable import argument
 from .resources import Service
+from .saveimage import MANAGED
 
 _MIB = 1 << 20
 
@@ -44,17 +45,22 @@ _PREPARE = "run the prepare playbook"
 
 @dataclass(frozen=True)
 class _Case:
-    """What is judged. ``qemu`` is the one that will restore.
+    """What is judged. ``qemu`` is the one that will restore; ``treated``: the VMs, those that are shut off left out.
 
-    ``vms`` stay in place, ``restarting`` are shut down and started; those that are shut off are in neither.
+    ``jumps``: whether the kernel changes, too; where it does not, VMs have their turn one by one.
     """
 
     host: HostFacts
     target: KernelFacts
     qemu: QemuFacts
-    vms: tuple[VmFacts, ...]
+    treated: Mapping[Treatment, tuple[VmFacts, ...]]
     decisions: tuple[Decision, ...] = ()
-    restarting: tuple[VmFacts, ...] = ()
+    jumps: bool = True
+
+    @property
+    def vms(self) -> tuple[VmFacts, ...]:
+        """Those that are kept in place."""
+        return self.treated[Treatment.IN_PLACE]
 
     def pause_limit_s(self, vm: VmFacts) -> float | None:
         """How long the VM's policy lets it stand still, None when it does not say."""
@@ -67,6 +73,7 @@ class _Case:
 
 _HostCheck = Callable[[_Case], Iterator[Blocker]]
 _VmCheck = Callable[[_Case, VmFacts], Iterator[Blocker]]
+_ByTreatment = Mapping[Treatment, "tuple[_VmCheck, ...]"]
 _Check = TypeVar("_Check", _HostCheck, _VmCheck)
 
 
@@ -83,35 +90,39 @@ def judge(
     ``target.cmdline`` is the command line that the new kernel will get. ``decisions`` are the policy's; a VM without
     one stays in place. ``qemu`` is the emulator that will restore, the installed one unless given. Raises nothing.
     """
-    staying, restarting = (_treated(vms, decisions, one) for one in (Treatment.IN_PLACE, Treatment.RESTART))
-    case = _Case(host, target, qemu or host.qemu, staying, tuple(decisions), restarting)
+    case = _Case(host, target, qemu or host.qemu, _treated(vms, decisions), tuple(decisions))
     return Verdict(
-        blockers=tuple(_findings(case, HOST_BLOCKERS, VM_BLOCKERS, RESTART_BLOCKERS)),
+        blockers=tuple(_findings(case, HOST_BLOCKERS, VM_BLOCKERS)),
         warnings=tuple(_findings(case, HOST_WARNINGS, VM_WARNINGS)),
     )
 
 
 def judge_renewal(host: HostFacts, vms: Sequence[VmFacts], decisions: Sequence[Decision] = ()) -> Verdict:
     """The verdict on giving each VM the installed QEMU while the host's kernel runs on. Raises nothing."""
-    staying, restarting = (_treated(vms, decisions, one) for one in (Treatment.IN_PLACE, Treatment.RESTART))
-    case = _Case(host, KernelFacts(host.kernel), host.qemu, staying, restarting=restarting)
+    case = _Case(host, KernelFacts(host.kernel), host.qemu, _treated(vms, decisions), jumps=False)
     return Verdict(
-        blockers=tuple(
-            _findings(case, _without_jump(HOST_BLOCKERS), _without_jump(VM_BLOCKERS), _without_jump(RESTART_BLOCKERS))
-        ),
-        warnings=tuple(_findings(case, _without_jump(HOST_WARNINGS), _without_jump(VM_WARNINGS))),
+        blockers=tuple(_findings(case, _without_jump(HOST_BLOCKERS), _each_without_jump(VM_BLOCKERS))),
+        warnings=tuple(_findings(case, _without_jump(HOST_WARNINGS), _each_without_jump(VM_WARNINGS))),
     )
+
+
+def _each_without_jump(checks: _ByTreatment) -> _ByTreatment:
+    return {treatment: _without_jump(some) for treatment, some in checks.items()}
 
 
 def _without_jump(checks: Sequence[_Check]) -> tuple[_Check, ...]:
     return tuple(check for check in checks if check not in OF_THE_JUMP)
 
 
-def _treated(vms: Sequence[VmFacts], decisions: Sequence[Decision], treatment: Treatment) -> tuple[VmFacts, ...]:
-    """VMs of this treatment that are not shut off; without a decision they stay in place."""
+def _treated(vms: Sequence[VmFacts], decisions: Sequence[Decision]) -> Mapping[Treatment, tuple[VmFacts, ...]]:
+    """VMs by treatment that are not shut off; without a decision they stay in place."""
     treatments = {decision.uuid: decision.treatment for decision in decisions}
-    found = (vm for vm in vms if treatments.get(vm.uuid, Treatment.IN_PLACE) is treatment)
-    return tuple(vm for vm in found if vm.state != "shutoff")
+    return {
+        treatment: tuple(
+            vm for vm in vms if treatments.get(vm.uuid, Treatment.IN_PLACE) is treatment and vm.state != "shutoff"
+        )
+        for treatment in Treatment
+    }
 
 
 def require_passed(verdict: Verdict, hostname: str) -> None:
@@ -126,13 +137,11 @@ def require_passed(verdict: Verdict, hostname: str) -> None:
     )
 
 
-def _findings(
-    case: _Case, of_host: Sequence[_HostCheck], of_vm: Sequence[_VmCheck], of_restart: Sequence[_VmCheck] = ()
-) -> Iterator[Blocker]:
+def _findings(case: _Case, of_host: Sequence[_HostCheck], of_vms: _ByTreatment) -> Iterator[Blocker]:
     for host_check in of_host:
         yield from host_check(case)
-    for vms, checks in ((case.vms, of_vm), (case.restarting, of_restart)):
-        for vm in vms:
+    for treatment, checks in of_vms.items():
+        for vm in case.treated[treatment]:
             for vm_check in checks:
                 yield from vm_check(case, vm)
 
@@ -240,6 +249,38 @@ def _pool_room(case: _Case) -> Iterator[Blocker]:
             f"the pool has {regions.size_text(pool.free_bytes)} free, the device state of {len(case.vms)} VMs may need"
             f" {regions.size_text(needed)}",
             "shut a VM down, or reserve a larger pool",
+        )
+
+
+def _save_room(case: _Case) -> Iterator[Blocker]:
+    """A VM that is saved to disk takes its RAM's size there."""
+    sizes = [vm.ram_bytes + STATE_BYTES_PER_VM for vm in case.treated[Treatment.COLD]]
+    needed = sum(sizes) if case.jumps else max(sizes, default=0)
+    where = str(MANAGED)
+    if case.host.save_dir_free_bytes < needed:
+        yield Blocker(
+            "save-dir-full",
+            f"{where} has {regions.size_text(case.host.save_dir_free_bytes)} free, saving {len(sizes)} VMs to disk "
+            f"takes {regions.size_text(needed)}",
+            "free some space there, put a larger disk there, or give the VMs another treatment",
+        )
+    if sizes and case.jumps and _volatile(case.host, where):
+        yield Blocker(
+            "save-dir-volatile",
+            f"{where} lies in RAM, and what is saved there is gone after the jump",
+            "put the directory on a disk",
+        )
+
+
+def _room_for_stored(case: _Case) -> Iterator[Blocker]:
+    coming = (vm for vm in case.treated[Treatment.COLD] if vm.definition_converted and not vm.ram_files_present)
+    needed = sum(vm.ram_bytes for vm in coming)
+    if case.host.pool.mounted and case.host.pool.free_bytes < needed:
+        yield Blocker(
+            "pool-small",
+            f"the VMs that are saved to disk have {regions.size_text(needed)} of RAM, the pool has "
+            f"{regions.size_text(case.host.pool.free_bytes)} free: not all of them will have their RAM there",
+            "reserve a larger pool, if it is to be the last time that they are saved",
         )
 
 
@@ -431,9 +472,9 @@ def _ram(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
         yield Blocker(
             "ram-not-in-pool",
             f"its RAM is {_RAM_WORDS[vm.ram_backing]}, not a shared file in the pool",
-            "its definition is converted: shut it down and start it once"
+            "its definition is converted: save it to disk and load it once (treatment cold), or restart it"
             if vm.definition_converted
-            else f"{_PREPARE} (it converts the definition), then shut the VM down and start it once",
+            else f"{_PREPARE} (it converts the definition), then give the VM the treatment cold once, or restart it",
             vm.name,
         )
     if vm.ram_discard:
@@ -579,6 +620,16 @@ def _shutdown(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
         )
 
 
+def _transient(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    if not vm.persistent:
+        yield Blocker(
+            "cold-transient",
+            "it has no persistent definition, and libvirt saves only VMs that have one",
+            "virsh define its definition, or give it another treatment",
+            vm.name,
+        )
+
+
 def _queues(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
     if vm.oversized_queues and vm.qemu_version != _dotted(case.qemu.version):
         yield Blocker(
@@ -711,16 +762,28 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _journal,
     _state_dir,
     _pool_room,
+    _save_room,
     _host_memory,
 )
-VM_BLOCKERS: tuple[_VmCheck, ...] = (
-    *(_state, _job, _ram, _devices, _volatile_disks, _disk_formats, _machine, _tsc, _queues, _autostart),
-    _longer_than_allowed,
+VM_BLOCKERS: _ByTreatment = {
+    Treatment.IN_PLACE: (
+        *(_state, _job, _ram, _devices, _volatile_disks, _disk_formats, _machine, _tsc, _queues, _autostart),
+        _longer_than_allowed,
+    ),
+    # Saved to disk and loaded: where its RAM is does not matter.
+    Treatment.COLD: (
+        *(_state, _transient, _job, _devices, _volatile_disks, _disk_formats, _machine, _tsc, _queues, _autostart),
+    ),
+    # Shut down and started: neither its RAM nor its devices are kept.
+    Treatment.RESTART: (_shutdown, _job, _volatile_disks, _machine, _autostart),
+}
+HOST_WARNINGS: tuple[_HostCheck, ...] = (
+    *(_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known, _room_for_stored),
 )
-# Of a VM that is shut down and started; neither its RAM nor its devices are kept.
-RESTART_BLOCKERS: tuple[_VmCheck, ...] = (_shutdown, _job, _volatile_disks, _machine, _autostart)
-HOST_WARNINGS: tuple[_HostCheck, ...] = (_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known)
-VM_WARNINGS: tuple[_VmCheck, ...] = (_paused, _pause_unknown, _cpu_may_change, _definition, _watched, _late_disks)
+VM_WARNINGS: _ByTreatment = {
+    Treatment.IN_PLACE: (_paused, _pause_unknown, _cpu_may_change, _definition, _watched, _late_disks),
+    Treatment.COLD: (_paused, _cpu_may_change, _watched),
+}
 # These matter only to a host that jumps and boots.
 OF_THE_JUMP = frozenset(
     (

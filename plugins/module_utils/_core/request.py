@@ -22,7 +22,8 @@ EVERYTHING, ONLY_QEMU = "everything", "qemu"
 class VmRequest:
     """One VM that shall go through the jump. Higher ``priority``: suspended later, restored earlier.
 
-    ``treatment``: ``in_place``; or ``restart``, then it is shut down before, and started after.
+    ``treatment``: ``in_place``; ``cold``, then it is saved to disk before, and loaded after; or ``restart``, then it
+    is shut down before, and started after.
     ``may_restart``: it may be started afresh from its disk when its RAM is lost, by power loss for example.
     """
 
@@ -62,12 +63,20 @@ class Request:
     @property
     def staying(self) -> Tuple[VmRequest, ...]:
         """VMs that are suspended and restored."""
-        return tuple(vm for vm in self.vms if vm.treatment != Treatment.RESTART.value)
+        return self._treated(Treatment.IN_PLACE)
+
+    @property
+    def stored(self) -> Tuple[VmRequest, ...]:
+        """VMs that are saved to disk and loaded."""
+        return self._treated(Treatment.COLD)
 
     @property
     def restarting(self) -> Tuple[VmRequest, ...]:
         """VMs that are shut down and started."""
-        return tuple(vm for vm in self.vms if vm.treatment == Treatment.RESTART.value)
+        return self._treated(Treatment.RESTART)
+
+    def _treated(self, treatment: Treatment) -> Tuple[VmRequest, ...]:
+        return tuple(vm for vm in self.vms if vm.treatment == treatment.value)
 
 
 def write(state_dir: Path, request: Request) -> None:

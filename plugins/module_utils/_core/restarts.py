@@ -1,7 +1,9 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""VMs that cannot be kept, and whose policy lets them be shut down for the upgrade: they are owed a start.
+"""VMs that cannot be kept, and whose policy lets them be off for the upgrade: they are owed a start.
+
+A guest is shut down and starts again; or it was saved to disk, and goes on (cold).
 
 That is on record before a guest is asked, so that whatever ends in between leaves nobody off by mistake.
 """
@@ -14,15 +16,13 @@ from typing import Any, Dict
 from . import kexec, lanes, monitor
 from .cmdline import is_crash_kernel
 from .errors import HoldfastError, VmError
-from .hypervisor import Domain, Hypervisor, connect_patiently
-from .journal import LEAVING, OWED, Journal
+from .hypervisor import OFF, Domain, Hypervisor, connect_patiently
+from .journal import LEAVING, OWED, STORED, Journal
 from .request import Request
 
 LOOK_S = 0.5
 # Guests shut down side by side; each is little more than a wait.
 LANES = 16
-# As libvirt says of one that has no QEMU.
-OFF = ("shutoff", "crashed")
 
 
 def shut_down(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
@@ -40,7 +40,7 @@ def shut_down(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None
 
 
 def start(journal: Journal, shutdown_s: float) -> None:
-    """Start those that are off, the most important one first; what does not start is on record, and stays owed.
+    """Start or load those that are off, the most important first; what does not start is on record, and stays owed.
 
     Last of all: a VM that was started is one more reason not to go back to another kernel.
     """
@@ -57,7 +57,10 @@ def start(journal: Journal, shutdown_s: float) -> None:
         journal.record("restoring")
     with connect_patiently() as hypervisor, journal.phase("start"):
         for vm in sorted(owed, key=lambda vm: -vm["priority"]):
-            _start(hypervisor, journal, vm, shutdown_s)
+            if vm["state"] in STORED:
+                _load(hypervisor, journal, vm)
+            else:
+                _start(hypervisor, journal, vm, shutdown_s)
 
 
 def _shut_down(hypervisor: Hypervisor, journal: Journal, uuid: str, limit_s: float) -> None:
@@ -84,6 +87,16 @@ def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdow
         journal.record("vm_started", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(domain))
     except VmError as exc:
         journal.record("vm_not_started", uuid=uuid, error=str(exc))
+
+
+def _load(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) -> None:
+    # Its XML parsers would stand before the restore of the others.
+    from . import cold
+
+    try:
+        cold.load(hypervisor, journal, vm)
+    except VmError as exc:
+        journal.record("vm_not_loaded", uuid=vm["uuid"], error=str(exc))
 
 
 def _left_s(vm: Dict[str, Any], shutdown_s: float) -> float:

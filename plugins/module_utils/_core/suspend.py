@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any, Dict
 
-from . import integrity, monitor
+from . import durable, integrity, monitor
 from .errors import VmError
 from .hypervisor import Hypervisor
 from .journal import Journal
@@ -73,14 +72,6 @@ def _evidence(pool: Pool, uuid: str, name: str, coverage: str) -> Dict[str, Any]
     if size > LARGEST_STATE_BYTES:
         found = f"its state file has {size} bytes, so RAM was written into it"
         raise VmError(f"VM {name}: {found}", "its RAM is not a shared file in the pool; see preflight")
-    _sync(path)
+    durable.sync(path)
     proofs = {ram.name: integrity.ram_proof(ram, uuid, coverage) for ram in pool.ram_of(uuid)}
     return {"state_bytes": size, "state_sha256": integrity.sha256(path), "ram_proofs": proofs}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set
 
-from .._core.policy import AVAILABLE
 from .document import picture_of
 from .model import Group, Vm
 
 _GIB = 1 << 30
-# Of the others a plan says only what a person would do.
-CARRIED_OUT = tuple(treatment.value for treatment in AVAILABLE)
 _POLICY = ("treatments", "priority", "max_pause_s", "critical", "group", "return_home", "may_restart")
 
 
@@ -35,16 +32,6 @@ def drift(plan: Mapping[str, Any], vms: Sequence[Vm], groups: Sequence[Group], d
         *_gone(known, places, {vm.uuid for vm in vms}, set(domains)),
     ]
     return list(dict.fromkeys(found))
-
-
-def unable(plan: Mapping[str, Any]) -> List[str]:
-    """VMs with a treatment that the upgrade does not carry out, one sentence each."""
-    hosts = {host for batch in plan["batches"] for host in batch["hosts"]}
-    return [
-        f"VM {vm['name']} on {vm['host']}: treatment {vm['treatment']}"
-        for vm in plan["vms"]
-        if vm["host"] in hosts and vm["treatment"] not in CARRIED_OUT
-    ]
 
 
 def _places(plan: Mapping[str, Any]) -> Dict[str, Set[str]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
+from .._core.facts import Treatment
 from .model import Host, Pauses, Switchover
 
 # Nothing measured: a kernel that boots in a dozen seconds on hardware, and device states of a few MiB. Careful guesses
@@ -36,7 +37,9 @@ class Run:
 
 def runs(host: str, journal: Mapping[str, Any]) -> List[Run]:
     """The run that a journal, or one host of a report, tells of: none, unless all its VMs were saved and resumed."""
-    vms = [vm for vm in journal.get("vms") or [] if vm.get("paused_at")]
+    # One that was saved to disk waited for its disk.
+    kept = (vm for vm in journal.get("vms") or [] if vm.get("treatment") in (None, Treatment.IN_PLACE.value))
+    vms = [vm for vm in kept if vm.get("paused_at")]
     marks = ("paused_at", "saved_at", "restore_started_at", "resumed_at")
     if not vms or not all(isinstance(vm.get(mark), (int, float)) and vm[mark] for vm in vms for mark in marks):
         return []

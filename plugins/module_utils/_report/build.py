@@ -32,6 +32,8 @@ _VM_RESULTS = {
     "shutting_down": VmResult.FAILED,
     "shut_down": VmResult.FAILED,
     "started": VmResult.STARTED,
+    "storing": VmResult.FAILED,
+    "stored": VmResult.SUSPENDED,
 }
 _CARRIED_ON = tuple(
     result.value
@@ -42,6 +44,8 @@ _UNFINISHED = {
     "resuming": "its resume was begun, but never confirmed",
     "shutting_down": "it was asked to shut down, and nobody knows whether it did",
     "shut_down": "it was shut down for the upgrade, and not started again",
+    "storing": "it was being saved to disk, and nobody knows how that ended",
+    "stored": "it was saved to disk for the upgrade, and not loaded again: virsh start goes on where it was",
 }
 # What a warning says of a VM that did not carry on; of any other one, that it is not running.
 _ENDINGS = {

@@ -56,10 +56,11 @@ def _host_line(host: Mapping[str, Any]) -> str:
 def _vm_line(vm: Mapping[str, Any]) -> str:
     name = figures.printable(vm["name"])
     if vm["result"] == "resumed":
+        kept = f"state {figures.size(vm['state_bytes'])}" if vm["treatment"] != "cold" else "saved to disk and loaded"
         verified = "verified" if vm["ram_verified"] else "not verified"
         return (
             f"{name}: paused {figures.seconds(vm['pause_s'])}{_prediction(vm)}, "
-            f"RAM {figures.size(vm['ram_bytes'])} {verified}, state {figures.size(vm['state_bytes'])}"
+            f"RAM {figures.size(vm['ram_bytes'])} {verified}, {kept}"
         )
     if vm["result"] in ("moved", "returned"):
         stood = "" if vm["pause_s"] is None else f", stood still for {figures.seconds(vm['pause_s'])}{_prediction(vm)}"

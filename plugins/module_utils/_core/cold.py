@@ -1,0 +1,167 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""VMs whose RAM cannot stay where it is, saved to disk with all of it, and loaded again when the others go on.
+
+The image is libvirt's managed save. Whoever starts the VM meanwhile, by hand or at boot, goes on with it and not from
+the disk; libvirt removes it once a QEMU has taken it, and that one is started paused, so the image is used at most
+once. A VM whose definition has its RAM in the pool comes back there: this is how one gets in that must not restart.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+from . import deadline, domain, durable, incoming, integrity, lanes, monitor, saveimage
+from .errors import BadInput, HoldfastError, VmError
+from .hypervisor import OFF, Domain, Hypervisor
+from .journal import Journal
+from .request import Request
+
+# A disk that is slower is none to save VMs on.
+SLOWEST_BYTES_PER_S = 50e6
+CANCEL_LIMIT_S = 60.0
+LOOK_S = 0.1
+
+
+def store(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
+    """Save them while the other VMs run, the least important one first. Raises HoldfastError at the first failure."""
+    if not wanted.stored:
+        return
+    order = [vm.uuid for vm in sorted(wanted.stored, key=lambda vm: vm.priority)]
+    with journal.phase("store"), deadline.enforced(_limit_s(hypervisor, wanted)):
+        failures = lanes.until_failure(
+            lambda uuid: _begin(hypervisor, journal, uuid),
+            lambda uuid: _store(hypervisor, journal, uuid, wanted.verify_ram),
+            order,
+            lanes.bounded(wanted.parallel),
+        )
+    if failures:
+        raise HoldfastError(f"a VM could not be saved to disk: {failures[0][1]}")
+
+
+def renew(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
+    """Save and load them under the running kernel, one by one, so that each waits for itself only.
+
+    Raises HoldfastError at the first failure.
+    """
+    if not wanted.stored:
+        return
+    with journal.phase("cold"):
+        for vm in sorted(wanted.stored, key=lambda vm: vm.priority):
+            with deadline.enforced(_limit_s(hypervisor, wanted)):
+                _begin(hypervisor, journal, vm.uuid)
+                _store(hypervisor, journal, vm.uuid, wanted.verify_ram)
+            load(hypervisor, journal, journal.vm(vm.uuid))
+
+
+def load(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any]) -> None:
+    """Have one go on, from its image or in the QEMU that it never left. Raises VmError; it is as it was then."""
+    uuid = record["uuid"]
+    vm, verified = hypervisor.domain(uuid), False
+    _end_save(vm)
+    if vm.state() in OFF:
+        image = saveimage.managed(vm.name)
+        if not saveimage.is_whole(image):
+            _note_gone(journal, record, vm)
+            return
+        journal.record("vm_loading", uuid=uuid)
+        verified = _compare(record, image)
+        _start(journal, uuid, vm)
+    if vm.state() == "paused" and not record.get("was_paused"):
+        vm.resume()
+    journal.record("vm_resumed", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(vm), ram_verified=verified)
+
+
+def _begin(hypervisor: Hypervisor, journal: Journal, uuid: str) -> None:
+    """On record before it happens, so that nobody forgets a VM that is off."""
+    vm = hypervisor.domain(uuid)
+    journal.record("vm_storing", uuid=uuid, was_paused=vm.state() == "paused", moment=time.time())
+
+
+def _store(hypervisor: Hypervisor, journal: Journal, uuid: str, coverage: str) -> None:
+    vm = hypervisor.domain(uuid)
+    ram_bytes = vm.ram_bytes()
+    # One that was restored from the pool must write its RAM like any other.
+    if monitor.ram_stays_in_place(vm):
+        monitor.copy_ram_again(vm)
+    vm.managed_save()
+    into_pool = _dress(journal, vm)
+    image = saveimage.managed(vm.name)
+    # Now, while the others run: what is not on the disk yet would be written while they stand still.
+    durable.sync(image)
+    proof = integrity.ram_proof(image, uuid, coverage)
+    journal.record("vm_stored", uuid=uuid, ram_bytes=ram_bytes, into_pool=into_pool, image_proof=proof)
+
+
+def _dress(journal: Journal, vm: Domain) -> bool:
+    """Make the definition in the image fit to be started. Returns whether it has its RAM in the pool only from now on.
+
+    So it has when the VM's stored definition does. What a restore from the pool left in it is no start of its own.
+    """
+    saved, stored = vm.saved_xml(), vm.stored_xml()
+    plain = fit = incoming.without_incoming(saved)
+    if domain.vm_facts(stored, definition=stored).definition_converted:
+        try:
+            fit, _ = domain.to_pool_backing(plain)
+        except BadInput as exc:
+            journal.warn(f"VM {vm.name} does not get its RAM into the pool: {exc}")
+    if fit != saved:
+        vm.define_saved(fit)
+    return fit != plain
+
+
+def _compare(record: Dict[str, Any], image: Path) -> bool:
+    """Raise VmError unless the image is the one that was saved; False for one that never was on record."""
+    saved = record.get("image_proof")
+    if not saved:
+        return False
+    if saved != integrity.ram_proof(image, record["uuid"], saved["coverage"]):
+        raise VmError(
+            f"VM {record['name']}: its saved image {image} is not what was saved",
+            "it was not started: see to the disk; virsh start loads the image as it is, virsh managedsave-remove "
+            "lets the VM start from its disk",
+        )
+    return True
+
+
+def _start(journal: Journal, uuid: str, vm: Domain) -> None:
+    record = journal.vm(uuid)
+    try:
+        vm.start_paused()
+    except VmError as exc:
+        if not record.get("into_pool"):
+            raise
+        # Full, or not there. The VM's state is untouched, and it had its RAM elsewhere before.
+        plain, _ = domain.from_pool_backing(vm.saved_xml())
+        vm.define_saved(plain)
+        proof = integrity.ram_proof(saveimage.managed(vm.name), uuid, integrity.SAMPLED)
+        journal.record("vm_loading", uuid=uuid, into_pool=False, image_proof=proof)
+        journal.warn(f"VM {vm.name} goes on with its RAM outside the pool: {exc}")
+        vm.start_paused()
+
+
+def _note_gone(journal: Journal, record: Dict[str, Any], vm: Domain) -> None:
+    gone = "neither a QEMU nor a whole saved image is left of it"
+    if record["state"] == "stored" or vm.ended_on_purpose():
+        # Somebody else let it go on and ended it: whatever its policy says, it is not started here.
+        journal.record("vm_lost", uuid=record["uuid"], error=gone, may_restart=False)
+    else:
+        journal.record("vm_lost", uuid=record["uuid"], error=gone)
+
+
+def _end_save(vm: Domain) -> None:
+    """A save that outlived its agent is cancelled, and the VM goes on; or it was just over. Raises VmError."""
+    limit = time.monotonic() + CANCEL_LIMIT_S
+    while vm.job():
+        vm.cancel_job()
+        if time.monotonic() > limit:
+            raise VmError(f"VM {vm.name}: libvirt still saves it {CANCEL_LIMIT_S:.0f} s after it was told to stop")
+        time.sleep(LOOK_S)
+
+
+def _limit_s(hypervisor: Hypervisor, wanted: Request) -> float:
+    ram_bytes = sum(hypervisor.domain(vm.uuid).ram_bytes() for vm in wanted.stored)
+    return wanted.deadline_s + ram_bytes / SLOWEST_BYTES_PER_S
