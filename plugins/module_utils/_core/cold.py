@@ -5,7 +5,7 @@
 
 The image is libvirt's managed save. Whoever starts the VM meanwhile, by hand or at boot, goes on with it and not from
 the disk; libvirt removes it once a QEMU has taken it, and that one is started paused, so the image is used at most
-once. A VM whose definition has its RAM in the pool comes back there: this is how one gets in that must not restart.
+once. It comes back with its RAM in the pool where it may (hook): so gets there who must not restart.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict
 
-from . import deadline, domain, durable, incoming, integrity, lanes, monitor, saveimage
-from .errors import BadInput, HoldfastError, VmError
+from . import deadline, durable, integrity, lanes, monitor, saveimage
+from .errors import HoldfastError, VmError
 from .hypervisor import OFF, Domain, Hypervisor
 from .journal import Journal
 from .request import Request
@@ -69,7 +69,7 @@ def load(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any]) -> No
             return
         journal.record("vm_loading", uuid=uuid)
         verified = _compare(record, image)
-        _start(journal, uuid, vm)
+        vm.start_paused()
     if vm.state() == "paused" and not record.get("was_paused"):
         vm.resume()
     journal.record("vm_resumed", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(vm), ram_verified=verified)
@@ -88,29 +88,11 @@ def _store(hypervisor: Hypervisor, journal: Journal, uuid: str, coverage: str) -
     if monitor.ram_stays_in_place(vm):
         monitor.copy_ram_again(vm)
     vm.managed_save()
-    into_pool = _dress(journal, vm)
     image = saveimage.managed(vm.name)
     # Now, while the others run: what is not on the disk yet would be written while they stand still.
     durable.sync(image)
     proof = integrity.ram_proof(image, uuid, coverage)
-    journal.record("vm_stored", uuid=uuid, ram_bytes=ram_bytes, into_pool=into_pool, image_proof=proof)
-
-
-def _dress(journal: Journal, vm: Domain) -> bool:
-    """Make the definition in the image fit to be started. Returns whether it has its RAM in the pool only from now on.
-
-    So it has when the VM's stored definition does. What a restore from the pool left in it is no start of its own.
-    """
-    saved, stored = vm.saved_xml(), vm.stored_xml()
-    plain = fit = incoming.without_incoming(saved)
-    if domain.vm_facts(stored, definition=stored).definition_converted:
-        try:
-            fit, _ = domain.to_pool_backing(plain)
-        except BadInput as exc:
-            journal.warn(f"VM {vm.name} does not get its RAM into the pool: {exc}")
-    if fit != saved:
-        vm.define_saved(fit)
-    return fit != plain
+    journal.record("vm_stored", uuid=uuid, ram_bytes=ram_bytes, image_proof=proof)
 
 
 def _compare(record: Dict[str, Any], image: Path) -> bool:
@@ -125,22 +107,6 @@ def _compare(record: Dict[str, Any], image: Path) -> bool:
             "lets the VM start from its disk",
         )
     return True
-
-
-def _start(journal: Journal, uuid: str, vm: Domain) -> None:
-    record = journal.vm(uuid)
-    try:
-        vm.start_paused()
-    except VmError as exc:
-        if not record.get("into_pool"):
-            raise
-        # Full, or not there. The VM's state is untouched, and it had its RAM elsewhere before.
-        plain, _ = domain.from_pool_backing(vm.saved_xml())
-        vm.define_saved(plain)
-        proof = integrity.ram_proof(saveimage.managed(vm.name), uuid, integrity.SAMPLED)
-        journal.record("vm_loading", uuid=uuid, into_pool=False, image_proof=proof)
-        journal.warn(f"VM {vm.name} goes on with its RAM outside the pool: {exc}")
-        vm.start_paused()
 
 
 def _note_gone(journal: Journal, record: Dict[str, Any], vm: Domain) -> None:

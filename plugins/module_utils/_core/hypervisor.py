@@ -134,15 +134,6 @@ class Domain:
         """Write its state with all its RAM to libvirt's own image, and end its QEMU; the next start goes on there."""
         self._call("save it", "managedSave", 0)
 
-    def saved_xml(self) -> str:
-        """The definition in its managed save, with secrets."""
-        flags = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
-        return str(self._call("read its saved definition", "managedSaveGetXMLDesc", flags))
-
-    def define_saved(self, xml: str) -> None:
-        """Put another definition into its managed save; it must look the same to the guest."""
-        self._call("change its saved definition", "managedSaveDefineXML", xml, 0)
-
     def migratable_xml(self) -> str:
         """The running definition as another host may be given it."""
         flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE

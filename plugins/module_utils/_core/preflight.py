@@ -472,7 +472,7 @@ def _ram(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
         yield Blocker(
             "ram-not-in-pool",
             f"its RAM is {_RAM_WORDS[vm.ram_backing]}, not a shared file in the pool",
-            "its definition is converted: save it to disk and load it once (treatment cold), or restart it"
+            "its definition is converted: have it saved to disk and loaded once (treatment cold), or restart it"
             if vm.definition_converted
             else f"{_PREPARE} (it converts the definition), then give the VM the treatment cold once, or restart it",
             vm.name,

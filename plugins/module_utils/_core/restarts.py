@@ -90,7 +90,7 @@ def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdow
 
 
 def _load(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) -> None:
-    # Its XML parsers would stand before the restore of the others.
+    # Nobody waits for its imports before the others are back.
     from . import cold
 
     try:
