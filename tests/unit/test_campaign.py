@@ -439,21 +439,40 @@ def planned_for_real(campaign: Campaign) -> str:
     return str(campaign.plan["batches"][0]["hosts"][0])
 
 
+def meanwhile(campaign: Campaign, host: str, files: dict[str, str]) -> None:
+    """What changes in the fleet while this host is verified."""
+    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/verify/tasks/main.yml"
+    changes = [
+        {
+            "name": "Change",
+            "ansible.builtin.copy": {"content": content, "dest": f"{{{{ marks }}}}/{name}"},
+            "when": f"inventory_hostname == '{host}'",
+        }
+        for name, content in files.items()
+    ]
+    tasks.write_text(yaml.safe_dump([*changes, *yaml.safe_load(tasks.read_text())]))
+
+
 def test_a_campaign_goes_on_by_a_new_plan_when_a_vm_came(campaign: Campaign) -> None:
     """The real planner, twice: hosts that are done are not upgraded again, and the VM that came is in the new plan."""
     first = planned_for_real(campaign)
     later = campaign.plan["batches"][-1]["hosts"][0]
-    content = json.dumps([vm(later), vm("h7")])
-    come = {"name": "Come", "ansible.builtin.copy": {"content": content, "dest": f"{{{{ marks }}}}/{later}.vms"}}
-    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/verify/tasks/main.yml"
-    come["when"] = f"inventory_hostname == '{first}'"
-    tasks.write_text(yaml.safe_dump([come, *yaml.safe_load(tasks.read_text())]))
+    meanwhile(campaign, first, {f"{later}.vms": json.dumps([vm(later), vm("h7")])})
     run = command(campaign, "--replan")
     assert run.returncode == ExitCode.DONE, run.stdout + run.stderr
     assert "the rest is planned anew" in run.stderr
     assert campaign.fleet.order("verify")[0] == first, "it was upgraded once, before the others"
     assert campaign.fleet.marked("verify") == sorted(HOSTS)
     assert {rule["match"]["name"] for rule in orders(campaign.fleet, later)["policy"]} == {vm(later)["name"], "vm7"}
+
+
+def test_another_campaign_that_comes_between_two_plans_ends_it(campaign: Campaign) -> None:
+    first = planned_for_real(campaign)
+    later = campaign.plan["batches"][-1]["hosts"][0]
+    meanwhile(campaign, first, {f"{later}.vms": json.dumps([vm(later), vm("h7")]), f"{later}.other": ""})
+    run = command(campaign, "--replan")
+    assert run.returncode == ExitCode.LOCKED, run.stdout + run.stderr
+    assert campaign.fleet.marked("verify") == sorted({*HOSTS} - {later})
 
 
 def test_a_new_plan_that_nobody_approved_is_not_carried_out(campaign: Campaign) -> None:
