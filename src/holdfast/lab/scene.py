@@ -31,6 +31,8 @@ from .hosts import Host, Lab, emulator_failed, on_host, power_on, stop, wait_unt
 LOOPBACK = "127.0.0.1"
 # A guest boots in 10 to 60 s under nested emulation.
 GUEST_LIMIT_S = 300.0
+# In between the host is looked at.
+KNOCK_S = 60.0
 ATTEMPTS = 3
 
 
@@ -69,7 +71,7 @@ def wait_for_guest(host: Host, guest: GuestSpec) -> dict[str, Any]:
     deadline = time.monotonic() + GUEST_LIMIT_S
     while True:
         try:
-            return witness(host, guest).wait(limit_s=5)
+            return witness(host, guest).wait(limit_s=KNOCK_S)
         except HoldfastError:
             if emulator_failed(host) or not host.alive or time.monotonic() > deadline:
                 raise
