@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     cold,
     deadline,
+    durable,
     fallback,
     kexec,
     monitor,
@@ -72,10 +73,12 @@ class Guest:
         if self.refused == "start":
             raise VmError(f"VM {self.name}: cannot start it: no network")
         self.image.unlink()
+        self.house.synced = False
         self.state_now = "paused"
 
     def resume(self) -> None:
         assert self.state_now == "paused"
+        assert self.house.synced, "a power cut might bring its image back"
         self.state_now = "running"
 
     def job(self) -> str:
@@ -93,6 +96,7 @@ class House:
 
     def __init__(self, state_dir: Path) -> None:
         self.config = Config(state_dir=state_dir)
+        self.synced = False
         self.journal = open_journal(state_dir)
         self.guests = {vm.uuid: Guest(self, vm.uuid, vm.name) for vm in WANTED.vms}
         requests.write(state_dir, WANTED)
@@ -140,6 +144,10 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     def connect() -> Iterator[House]:
         yield house
 
+    def sync(path: Path) -> None:
+        house.synced = path == tmp_path
+
+    monkeypatch.setattr(durable, "sync", sync)
     monkeypatch.setattr(restarts, "connect_patiently", connect)
     monkeypatch.setattr(deadline, "enforced", lambda _limit_s: nullcontext())
     monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "11.1.3")
@@ -219,7 +227,7 @@ def test_an_image_that_changed_is_not_loaded(house: House) -> None:
 def test_one_that_somebody_started_meanwhile_is_taken_note_of(house: House) -> None:
     house.store()
     house.guests[OLD].start_paused()
-    house.guests[OLD].resume()
+    house.guests[OLD].state_now = "running"
     house.load(OLD)
     assert house.state_of("old") == "resumed"
     assert house.guests[OLD].starts == 1
@@ -256,6 +264,16 @@ def test_without_an_image_nothing_is_started(house: House, state: str, on_purpos
     assert guest.starts == 0
     found = house.journal.vm(OLD)
     assert (found["state"], found["may_restart"]) == ("lost", may_restart)
+
+
+def test_one_that_was_being_loaded_at_a_power_cut_lost_its_ram_and_its_policy_counts(house: House) -> None:
+    house.journal.vm(OLD)["may_restart"] = True
+    house.store()
+    house.journal.record("vm_loading", uuid=OLD)
+    house.guests[OLD].image.unlink()
+    house.load(OLD)
+    found = house.journal.vm(OLD)
+    assert (found["state"], found["may_restart"], house.guests[OLD].starts) == ("lost", True, 0)
 
 
 def test_one_that_does_not_start_keeps_its_image_and_is_tried_again(house: House) -> None:

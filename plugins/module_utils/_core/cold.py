@@ -58,7 +58,7 @@ def renew(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
 
 
 def load(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any]) -> None:
-    """Have one go on, from its image or in the QEMU that it never left. Raises VmError; it is as it was then."""
+    """Have one go on, from its image or in the QEMU that it never left. Raises HoldfastError; it has not run then."""
     uuid = record["uuid"]
     vm, verified = hypervisor.domain(uuid), False
     _end_save(vm)
@@ -70,8 +70,11 @@ def load(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any]) -> No
         journal.record("vm_loading", uuid=uuid)
         verified = _compare(record, image)
         vm.start_paused()
-    if vm.state() == "paused" and not record.get("was_paused"):
-        vm.resume()
+    if vm.state() == "paused":
+        # That the image is gone is on the medium before the guest runs: a power cut later must not bring it back.
+        durable.sync(saveimage.MANAGED)
+        if not record.get("was_paused"):
+            vm.resume()
     journal.record("vm_resumed", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(vm), ram_verified=verified)
 
 
@@ -100,7 +103,11 @@ def _compare(record: Dict[str, Any], image: Path) -> bool:
     saved = record.get("image_proof")
     if not saved:
         return False
-    if saved != integrity.ram_proof(image, record["uuid"], saved["coverage"]):
+    try:
+        found = integrity.ram_proof(image, record["uuid"], saved["coverage"])
+    except OSError as exc:
+        raise VmError(f"VM {record['name']}: its saved image {image} cannot be read: {exc.strerror}") from exc
+    if saved != found:
         raise VmError(
             f"VM {record['name']}: its saved image {image} is not what was saved",
             "it was not started: see to the disk; virsh start loads the image as it is, virsh managedsave-remove "
@@ -111,7 +118,8 @@ def _compare(record: Dict[str, Any], image: Path) -> bool:
 
 def _note_gone(journal: Journal, record: Dict[str, Any], vm: Domain) -> None:
     gone = "neither a QEMU nor a whole saved image is left of it"
-    if record["state"] == "stored" or vm.ended_on_purpose():
+    begun = "restore_started_at" in record
+    if vm.ended_on_purpose() or (record["state"] == "stored" and not begun):
         # Somebody else let it go on and ended it: whatever its policy says, it is not started here.
         journal.record("vm_lost", uuid=record["uuid"], error=gone, may_restart=False)
     else:

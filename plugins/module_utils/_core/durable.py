@@ -68,12 +68,13 @@ def move(source: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make what was written to a file durable, by whomever, or the names in a directory. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Make what was written to a file durable, by whomever, or the names in a directory. Raises HoldfastError."""
+    with _explained(path):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -95,7 +95,7 @@ def _load(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) -> None:
 
     try:
         cold.load(hypervisor, journal, vm)
-    except VmError as exc:
+    except HoldfastError as exc:
         journal.record("vm_not_loaded", uuid=vm["uuid"], error=str(exc))
 
 
