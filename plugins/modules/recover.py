@@ -133,8 +133,8 @@ OFF = (
     "it was shut down for the upgrade: recover again, which starts it; or give it up (give_up, --give-up), and start it"
 )
 STORED_AWAY = (
-    "it was saved to disk for the upgrade: recover again, which loads it; or give it up (give_up, --give-up), and "
-    "start it, which loads it too"
+    "it is saved on disk with its RAM: recover again, which brings it back; or give it up (give_up, --give-up), which "
+    "deletes that, so that it may start from its disk"
 )
 ADRIFT = "recover again; the host's own log says more: journalctl -u holdfast-restore.service"
 WORDS = {

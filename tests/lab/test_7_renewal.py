@@ -89,7 +89,7 @@ def test_one_that_is_saved_to_disk_goes_through_a_jump_as_well(
     assert host["kernel"]["to"] == kernel
     treatments = {vm["name"]: vm["treatment"] for vm in host["vms"]}
     assert treatments == {**dict.fromkeys((guest.name for guest in GUESTS), "in_place"), OUTSIDER.name: "cold"}
-    assert prepared.on_host("ls /var/lib/libvirt/qemu/save").strip() == ""
+    assert prepared.on_host("ls /var/lib/holdfast/stored").strip() == ""
     for vm in sorted(host["vms"], key=lambda vm: vm["paused_at"]):
         print(f"{vm['name']}: {vm['treatment']}, pause {vm['pause_s']:.1f} s by the journal")
     assert watch.finish() + outsider.finish() == []

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     cold,
     deadline,
+    domain,
     durable,
     fallback,
     kexec,
     monitor,
+    permit,
     recover,
     restarts,
     saveimage,
@@ -27,6 +30,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import C
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import latest, open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import Request, VmRequest
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.standing import Sighting, Step, step_for
 
 GENERATION = "g-20261122T020000-ab12cd"
 OLD, BIG, DB = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "123")
@@ -42,17 +46,21 @@ WANTED = Request(
 )
 
 
+XML = "<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory></domain>"
+
+
 class Guest:
-    """A domain that libvirt saves and loads; ``refused``: what it does not do."""
+    """A domain that libvirt saves and starts; ``refused``: what is not done, or definitions with this text."""
 
     def __init__(self, house: House, uuid: str, name: str) -> None:
         self.house, self.uuid, self.name = house, uuid, name
         self.state_now, self.busy, self.refused, self.on_purpose = "running", False, "", False
-        self.starts = 0
+        self.stored = XML.format(name=name, uuid=uuid)
+        self.starts: list[str] = []
 
     @property
     def image(self) -> Path:
-        return saveimage.managed(self.name)
+        return cold.image_of(self.house.config, self.uuid)
 
     def state(self) -> str:
         return self.state_now
@@ -60,26 +68,26 @@ class Guest:
     def ram_bytes(self) -> int:
         return 64 << 20
 
-    def managed_save(self) -> None:
+    def stored_xml(self) -> str:
+        return self.stored
+
+    def save(self, path: str) -> None:
         assert self.house.state_of(self.name) == "storing", "on record before it happens"
         if self.refused == "save":
             raise VmError(f"VM {self.name}: cannot save it: no space")
-        self.image.write_bytes(saveimage.MAGIC + self.name.encode() * 4096)
+        xml = XML.format(name=self.name, uuid=self.uuid).encode() + b"\0"
+        header = saveimage.MAGIC + struct.pack("=5I", 2, len(xml), 1, 0, 0)
+        Path(path).write_bytes(header.ljust(saveimage.HEADER_BYTES, b"\0") + xml + self.name.encode() * 4096)
         self.state_now = "shutoff"
-
-    def start_paused(self) -> None:
-        assert self.house.journal.state not in ("suspending", "suspended"), "the hook would refuse"
-        self.starts += 1
-        if self.refused == "start":
-            raise VmError(f"VM {self.name}: cannot start it: no network")
-        self.image.unlink()
-        self.house.synced = False
-        self.state_now = "paused"
 
     def resume(self) -> None:
         assert self.state_now == "paused"
-        assert self.house.synced, "a power cut might bring its image back"
+        assert not self.image.exists(), "a power cut might bring it back"
+        assert self.house.synced
         self.state_now = "running"
+
+    def destroy(self) -> None:
+        self.state_now = "shutoff"
 
     def job(self) -> str:
         return "saving" if self.busy else ""
@@ -113,17 +121,33 @@ class House:
     def domain(self, uuid: str) -> Guest:
         return self.guests[uuid]
 
+    def create_paused(self, name: str, xml: str) -> Guest:
+        guest = next(guest for guest in self.guests.values() if guest.name == name)
+        assert self.journal.state not in ("suspending", "suspended"), "the hook would refuse"
+        assert permit.holds(guest.uuid), "the hook would refuse"
+        guest.starts.append(xml)
+        if guest.refused and guest.refused in xml:
+            raise VmError(f"VM {name}: cannot be started for its restore: no room")
+        guest.state_now = "paused"
+        return guest
+
     def state_of(self, name: str) -> str:
         return next(str(vm["state"]) for vm in self.journal.vms if vm["name"] == name)
 
     def states(self) -> list[str]:
         return [str(vm["state"]) for vm in latest(self.config.state_dir).vms]
 
+    def load_state(self, guest: Guest, image: Path, offset: int, _deadline_s: float) -> None:
+        self.synced = False
+        if guest.refused == "state":
+            raise VmError(f"VM {guest.name}: QEMU refuses its state")
+        assert image.read_bytes()[offset:] == guest.name.encode() * 4096
+
     def store(self) -> None:
-        cold.store(self, self.journal, WANTED)  # type: ignore[arg-type]
+        cold.store(self.config, self, self.journal, WANTED)  # type: ignore[arg-type]
 
     def load(self, uuid: str) -> None:
-        cold.load(self, self.journal, self.journal.vm(uuid))  # type: ignore[arg-type]
+        cold.load(self.config, self, self.journal, self.journal.vm(uuid), 600)  # type: ignore[arg-type]
 
     def arrive(self) -> None:
         for event in ("suspending", "vm_paused", "vm_saved", "suspended", "jumping", "arrived", "attached"):
@@ -137,7 +161,7 @@ class House:
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
-    monkeypatch.setattr(saveimage, "MANAGED", tmp_path)
+    monkeypatch.setattr(permit, "RUN_DIR", tmp_path / "run")
     house = House(tmp_path / "state")
 
     @contextmanager
@@ -145,13 +169,14 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
         yield house
 
     def sync(path: Path) -> None:
-        house.synced = path == tmp_path
+        house.synced = path == tmp_path / "state" / "stored"
 
     monkeypatch.setattr(durable, "sync", sync)
     monkeypatch.setattr(restarts, "connect_patiently", connect)
     monkeypatch.setattr(deadline, "enforced", lambda _limit_s: nullcontext())
     monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "11.1.3")
     monkeypatch.setattr(monitor, "ram_stays_in_place", lambda _domain: False)
+    monkeypatch.setattr(monitor, "load_state", house.load_state)
     monkeypatch.setattr(kexec, "running_cmdline", lambda: "root=/dev/vda1")
     return house
 
@@ -193,7 +218,7 @@ def test_one_that_cannot_be_saved_ends_the_live_update_and_runs_on(house: House)
     assert house.states() == ["storing", "pending", "pending"]
     recover.close(house.config, house.journal, "aborted", "no space")
     assert house.states() == ["resumed", "pending", "pending"]
-    assert house.guests[OLD].starts == 0
+    assert house.guests[OLD].starts == []
 
 
 def test_a_save_that_outlived_its_agent_is_cancelled(house: House) -> None:
@@ -202,12 +227,13 @@ def test_a_save_that_outlived_its_agent_is_cancelled(house: House) -> None:
     house.guests[OLD].state_now = "paused"
     recover.close(house.config, house.journal, "aborted", "the agent was killed")
     assert house.states() == ["resumed", "pending", "pending"]
-    assert house.guests[OLD].starts == 0
+    assert house.guests[OLD].starts == []
 
 
 def test_a_save_that_was_over_when_its_agent_was_killed_is_loaded(house: House) -> None:
     house.journal.record("vm_storing", uuid=OLD, was_paused=False)
-    house.guests[OLD].managed_save()
+    house.guests[OLD].image.parent.mkdir()
+    house.guests[OLD].save(str(house.guests[OLD].image))
     recover.close(house.config, house.journal, "aborted", "the agent was killed")
     assert house.states() == ["resumed", "pending", "pending"]
     assert latest(house.config.state_dir).vms[0]["ram_verified"] is False
@@ -221,23 +247,69 @@ def test_an_image_that_changed_is_not_loaded(house: House) -> None:
     with pytest.raises(HoldfastError, match=r"not brought back: old: .*is not what was saved"):
         recover.close(house.config, house.journal, "aborted", "")
     assert house.states() == ["stored", "resumed", "pending"]
-    assert house.guests[OLD].starts == 0
+    assert house.guests[OLD].starts == []
 
 
-def test_one_that_somebody_started_meanwhile_is_taken_note_of(house: House) -> None:
+def test_one_that_runs_although_its_image_was_never_used_is_a_contradiction(house: House) -> None:
     house.store()
-    house.guests[OLD].start_paused()
     house.guests[OLD].state_now = "running"
+    with pytest.raises(VmError, match="runs although its saved image"):
+        house.load(OLD)
+    assert house.guests[OLD].image.exists()
+
+
+def test_a_qemu_that_never_took_its_image_is_ended_and_the_image_is_restored(house: House) -> None:
+    house.store()
+    house.guests[OLD].state_now = "paused"
+    house.load(OLD)
+    assert (house.guests[OLD].state_now, len(house.guests[OLD].starts)) == ("running", 1)
+
+
+def test_one_whose_agent_was_killed_right_before_it_ran_goes_on_in_its_qemu(house: House) -> None:
+    """Its image counts as used."""
+    house.store()
+    house.journal.record("vm_resuming", uuid=OLD)
+    seen = Sighting(house.state_of("old"), "paused")
+    assert step_for(seen) is Step.GO_ON
+
+
+def test_a_state_that_qemu_refuses_is_kept_and_tried_again(house: House) -> None:
+    house.store()
+    house.guests[OLD].refused = "state"
+    with pytest.raises(HoldfastError, match="not brought back: old: VM old: QEMU refuses its state"):
+        recover.close(house.config, house.journal, "aborted", "")
+    assert (house.states()[0], house.guests[OLD].state_now) == ("stored", "shutoff")
+    house.guests[OLD].refused = ""
+    recover.close(house.config, house.journal, "aborted", "")
+    assert house.states() == ["resumed", "resumed", "pending"]
+
+
+def test_one_that_is_given_up_leaves_no_image(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.store()
+    monkeypatch.setattr(recover, "open_pool", lambda _: type("Pool", (), {"release": staticmethod(lambda _: None)}))
+    recover.give_up(house.config, ["old"])
+    assert [house.guests[uuid].image.exists() for uuid in (OLD, BIG)] == [False, True]
+
+
+def test_a_vm_of_a_converted_definition_comes_back_in_the_pool(house: House) -> None:
+    guest = house.guests[OLD]
+    guest.stored, _ = domain.to_pool_backing(guest.stored)
+    house.store()
+    house.load(OLD)
+    house.load(BIG)
+    assert "<source type='file'/>" in guest.starts[0]
+    assert "memoryBacking" not in house.guests[BIG].starts[0]
+
+
+def test_a_pool_that_is_full_keeps_nobody_off(house: House) -> None:
+    guest = house.guests[OLD]
+    guest.stored, _ = domain.to_pool_backing(guest.stored)
+    guest.refused = "<source type='file'/>"
+    house.store()
     house.load(OLD)
     assert house.state_of("old") == "resumed"
-    assert house.guests[OLD].starts == 1
-
-
-def test_one_whose_agent_was_killed_before_it_ran_is_resumed_and_not_loaded_again(house: House) -> None:
-    house.store()
-    house.guests[OLD].start_paused()
-    house.load(OLD)
-    assert (house.guests[OLD].state_now, house.guests[OLD].starts) == ("running", 1)
+    assert ["file" in xml for xml in guest.starts] == [True, False]
+    assert "old goes on with its RAM outside the pool" in house.journal.view["warnings"][0]
 
 
 def test_one_that_was_paused_stays_so(house: House) -> None:
@@ -247,49 +319,36 @@ def test_one_that_was_paused_stays_so(house: House) -> None:
     assert (house.guests[OLD].state_now, house.state_of("old")) == ("paused", "resumed")
 
 
-@pytest.mark.parametrize(
-    ("state", "on_purpose", "may_restart"),
-    [("stored", False, False), ("storing", True, False), ("storing", False, True)],
-)
-def test_without_an_image_nothing_is_started(house: House, state: str, on_purpose: bool, may_restart: bool) -> None:
-    """libvirt would start it from its disk, also where half an image is left; only its policy may say so."""
+@pytest.mark.parametrize(("on_purpose", "may_restart"), [(True, False), (False, True)])
+def test_half_an_image_is_not_restored_and_nothing_is_started(
+    house: House, on_purpose: bool, may_restart: bool
+) -> None:
+    """Its policy may say so; not where somebody ended it, for it may run elsewhere."""
     house.journal.vm(OLD)["may_restart"] = True
     house.journal.record("vm_storing", uuid=OLD, was_paused=False)
-    if state == "stored":
-        house.journal.record("vm_stored", uuid=OLD, image_proof={})
     guest = house.guests[OLD]
     guest.state_now, guest.on_purpose = "shutoff", on_purpose
+    guest.image.parent.mkdir()
     guest.image.write_bytes(b"LibvirtQemudPart" + b"x" * 8192)
     house.load(OLD)
-    assert guest.starts == 0
+    assert guest.starts == []
     found = house.journal.vm(OLD)
     assert (found["state"], found["may_restart"]) == ("lost", may_restart)
 
 
-def test_one_that_was_being_loaded_at_a_power_cut_lost_its_ram_and_its_policy_counts(house: House) -> None:
-    house.journal.vm(OLD)["may_restart"] = True
-    house.store()
-    house.journal.record("vm_loading", uuid=OLD)
-    house.guests[OLD].image.unlink()
-    house.load(OLD)
-    found = house.journal.vm(OLD)
-    assert (found["state"], found["may_restart"], house.guests[OLD].starts) == ("lost", True, 0)
-
-
-def test_one_that_does_not_start_keeps_its_image_and_is_tried_again(house: House) -> None:
-    house.store()
-    house.guests[OLD].refused = "start"
-    with pytest.raises(HoldfastError, match="not brought back: old: VM old: cannot start it: no network"):
-        recover.close(house.config, house.journal, "aborted", "")
-    assert house.states() == ["stored", "resumed", "pending"]
-    house.guests[OLD].refused = ""
-    recover.close(house.config, house.journal, "aborted", "")
-    assert house.states() == ["resumed", "resumed", "pending"]
+def test_an_older_image_is_gone_before_it_could_be_taken_for_the_new_one(house: House) -> None:
+    guest = house.guests[OLD]
+    guest.image.parent.mkdir()
+    guest.image.write_bytes(saveimage.MAGIC + b"of another day")
+    guest.refused = "save"
+    with pytest.raises(HoldfastError):
+        house.store()
+    assert not guest.image.exists()
 
 
 def test_under_the_running_kernel_each_waits_for_itself_only(house: House) -> None:
     house.journal.record("restoring")
-    cold.renew(house, house.journal, WANTED)  # type: ignore[arg-type]
+    cold.renew(house.config, house, house.journal, WANTED)  # type: ignore[arg-type]
     old, big = house.journal.vm(OLD), house.journal.vm(BIG)
     assert old["resumed_at"] < big["paused_at"]
     assert (old["state"], big["state"]) == ("resumed", "resumed")

@@ -123,11 +123,21 @@ def arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
     return given
 
 
-@pytest.mark.parametrize("how", ["migrate", "restore"])
-def test_a_vm_that_brings_its_ram_along_gets_it_into_the_pool(arrives: Callable[..., str], how: str) -> None:
-    found = vm_facts(arrives(how=how))
+def test_a_vm_that_brings_its_ram_along_gets_it_into_the_pool(arrives: Callable[..., str]) -> None:
+    found = vm_facts(arrives())
     assert (found.name, found.uuid, found.ram_bytes) == ("db", UUID, 64 << 20)
     assert found.ram_backing is RamBacking.FILE_SHARED
+
+
+def test_a_managed_save_is_left_alone(arrives: Callable[..., str]) -> None:
+    """libvirt deletes it, with the VM's RAM, when its hook fails or says what libvirt refuses."""
+    assert arrives(how="restore") == ""
+
+
+@pytest.mark.parametrize("event", ["vm_storing", "vm_stored"])
+def test_a_vm_that_is_saved_on_disk_may_not_start_afresh(tmp_path: Path, event: str) -> None:
+    with pytest.raises(HoldfastError, match="VM db was saved to disk with its RAM"):
+        starts(config_with(tmp_path, event))
 
 
 def test_it_stays_as_it_is_where_the_pool_has_no_room(arrives: Callable[..., str]) -> None:
@@ -135,8 +145,8 @@ def test_it_stays_as_it_is_where_the_pool_has_no_room(arrives: Callable[..., str
 
 
 def test_it_stays_as_it_is_where_its_definition_was_left_alone(arrives: Callable[..., str]) -> None:
-    assert arrives(how="restore", definition=XML) == ""
-    assert arrives(how="restore", definition=to_pool_backing(XML)[0]) != ""
+    assert arrives(definition=XML) == ""
+    assert arrives(definition=to_pool_backing(XML)[0]) != ""
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,6 @@ HOST = HostFacts(
     pool=POOL,
     memory_backing_dir="/var/lib/holdfast/pool",
     state_dir_free_bytes=10 * GIB,
-    save_dir_free_bytes=100 * GIB,
     agent_installed=True,
     hook_installed=True,
     units_enabled=True,
@@ -308,16 +307,11 @@ def test_what_is_saved_to_disk_must_have_room_there() -> None:
     """Under the running kernel one VM at a time is on the disk, for a jump all of them are."""
     vms = [replace(VM, uuid=f"{number}", ram_bytes=4 * GIB) for number in range(3)]
     decisions = [replace(STORED, uuid=vm.uuid) for vm in vms]
-    host = replace(HOST, save_dir_free_bytes=8 * GIB)
-    assert codes(preflight.judge(host, vms, TARGET, decisions=decisions)) == {"save-dir-full"}
+    host = replace(HOST, state_dir_free_bytes=8 * GIB)
+    assert codes(preflight.judge(host, vms, TARGET, decisions=decisions)) == {"state-dir-full"}
     assert preflight.judge_renewal(host, vms, decisions) == Verdict()
-    host = replace(HOST, save_dir_free_bytes=3 * GIB)
-    assert codes(preflight.judge_renewal(host, vms, decisions)) == {"save-dir-full"}
-
-
-def test_what_is_saved_in_ram_is_gone_after_the_jump() -> None:
-    host = replace(HOST, volatile_paths=("/var/lib/libvirt",))
-    assert codes(preflight.judge(host, [VM], TARGET, decisions=[STORED])) == {"save-dir-volatile"}
+    host = replace(HOST, state_dir_free_bytes=3 * GIB)
+    assert codes(preflight.judge_renewal(host, vms, decisions)) == {"state-dir-full"}
 
 
 def test_a_pool_too_small_for_those_that_come_is_worth_knowing() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,14 +184,14 @@ def test_a_guest_that_is_slow_is_waited_for_and_started(house: House) -> None:
     answers = iter(["running", "running"])
     guest.running = False
     guest.state = lambda: next(answers, "shutoff")  # type: ignore[method-assign]
-    restarts.start(house.journal, 5.0)
+    restarts.start(house.config, house.journal, replace(WANTED, shutdown_s=5.0))
     assert (house.started, house.state_of("gpu")) == (["gpu"], "started")
 
 
 def test_one_that_somebody_started_is_not_started_again(house: House) -> None:
     house.shut_down()
     house.guests[NFS].running = True
-    restarts.start(house.journal, 1.0)
+    restarts.start(house.config, house.journal, WANTED)
     assert (house.started, house.state_of("nfs")) == (["gpu"], "started")
 
 

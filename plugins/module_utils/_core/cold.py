@@ -1,40 +1,51 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""VMs whose RAM cannot stay where it is, saved to disk with all of it, and loaded again when the others go on.
+"""VMs whose RAM cannot stay where it is: saved to disk with all of it, and restored when the others go on.
 
-The image is libvirt's managed save. Whoever starts the VM meanwhile, by hand or at boot, goes on with it and not from
-the disk; libvirt removes it once a QEMU has taken it, and that one is started paused, so the image is used at most
-once. It comes back with its RAM in the pool where it may (hook): so gets there who must not restart.
+<state directory>/stored/<uuid>     libvirt's save image, RAM and device state; there until a QEMU has taken it
+
+Not libvirt's managed save: it takes an image for used that no QEMU was started for, when a hook or a definition stands
+in the way (qemuDomainObjRestore, libvirt 11.3), and deletes it.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict
 
-from . import deadline, durable, integrity, lanes, monitor, saveimage
-from .errors import HoldfastError, VmError
+from . import deadline, domain, durable, integrity, lanes, monitor, permit, saveimage
+from .config import Config
+from .errors import BadInput, HoldfastError, VmError
 from .hypervisor import OFF, Domain, Hypervisor
+from .incoming import restore_xml
 from .journal import Journal
 from .request import Request
 
+STORED = "stored"
 # A disk that is slower is none to save VMs on.
 SLOWEST_BYTES_PER_S = 50e6
 CANCEL_LIMIT_S = 60.0
 LOOK_S = 0.1
 
 
-def store(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
+def image_of(config: Config, uuid: str) -> Path:
+    """Where a VM is while it is stored."""
+    return config.state_dir / STORED / permit.checked(uuid)
+
+
+def store(config: Config, hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
     """Save them while the other VMs run, the least important one first. Raises HoldfastError at the first failure."""
     if not wanted.stored:
         return
     order = [vm.uuid for vm in sorted(wanted.stored, key=lambda vm: vm.priority)]
-    with journal.phase("store"), deadline.enforced(_limit_s(hypervisor, wanted)):
+    ram_bytes = sum(hypervisor.domain(uuid).ram_bytes() for uuid in order)
+    with journal.phase("store"), deadline.enforced(_limit_s(wanted.deadline_s, ram_bytes)):
         failures = lanes.until_failure(
-            lambda uuid: _begin(hypervisor, journal, uuid),
-            lambda uuid: _store(hypervisor, journal, uuid, wanted.verify_ram),
+            lambda uuid: _begin(config, hypervisor, journal, uuid),
+            lambda uuid: _store(config, hypervisor, journal, uuid, wanted.verify_ram),
             order,
             lanes.bounded(wanted.parallel),
         )
@@ -42,8 +53,8 @@ def store(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
         raise HoldfastError(f"a VM could not be saved to disk: {failures[0][1]}")
 
 
-def renew(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
-    """Save and load them under the running kernel, one by one, so that each waits for itself only.
+def renew(config: Config, hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
+    """Save and restore them under the running kernel, one by one, so that each waits for itself only.
 
     Raises HoldfastError at the first failure.
     """
@@ -51,51 +62,110 @@ def renew(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
         return
     with journal.phase("cold"):
         for vm in sorted(wanted.stored, key=lambda vm: vm.priority):
-            with deadline.enforced(_limit_s(hypervisor, wanted)):
-                _begin(hypervisor, journal, vm.uuid)
-                _store(hypervisor, journal, vm.uuid, wanted.verify_ram)
-            load(hypervisor, journal, journal.vm(vm.uuid))
+            with deadline.enforced(_limit_s(wanted.deadline_s, hypervisor.domain(vm.uuid).ram_bytes())):
+                _begin(config, hypervisor, journal, vm.uuid)
+                _store(config, hypervisor, journal, vm.uuid, wanted.verify_ram)
+            load(config, hypervisor, journal, journal.vm(vm.uuid), wanted.deadline_s)
 
 
-def load(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any]) -> None:
-    """Have one go on, from its image or in the QEMU that it never left. Raises HoldfastError; it has not run then."""
-    uuid = record["uuid"]
-    vm, verified = hypervisor.domain(uuid), False
+def load(config: Config, hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], deadline_s: float) -> None:
+    """Have one go on, from its image or in the QEMU that it never left.
+
+    Raises HoldfastError; it has not run then, and its image is as it was.
+    """
+    vm, image = hypervisor.domain(record["uuid"]), image_of(config, record["uuid"])
     _end_save(vm)
-    if vm.state() in OFF:
-        image = saveimage.managed(vm.name)
-        if not saveimage.is_whole(image):
-            _note_gone(journal, record, vm)
-            return
-        journal.record("vm_loading", uuid=uuid)
-        verified = _compare(record, image)
-        vm.start_paused()
-    if vm.state() == "paused":
-        # That the image is gone is on the medium before the guest runs: a power cut later must not bring it back.
-        durable.sync(saveimage.MANAGED)
-        if not record.get("was_paused"):
+    state = vm.state()
+    if record["state"] == "stored" and state == "paused":
+        # It was started for its image, and never took it.
+        _compare(record, image)
+        vm.destroy()
+        state = vm.state()
+    if state in OFF and not saveimage.is_whole(image):
+        _note_gone(journal, record, vm)
+    elif state in OFF:
+        _restore(hypervisor, journal, record, image, deadline_s)
+    elif record["state"] == "stored":
+        raise VmError(f"VM {vm.name} runs although its saved image {image} was never used")
+    else:
+        if state == "paused" and not record.get("was_paused"):
             vm.resume()
-    journal.record("vm_resumed", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(vm), ram_verified=verified)
+        _note_resumed(journal, vm)
 
 
-def _begin(hypervisor: Hypervisor, journal: Journal, uuid: str) -> None:
-    """On record before it happens, so that nobody forgets a VM that is off."""
+def discard(config: Config, uuid: str) -> None:
+    """Delete its image, if there is one. Raises HoldfastError when that is not on the medium."""
+    image = image_of(config, uuid)
+    if image.exists():
+        image.unlink()
+        durable.sync(image.parent)
+
+
+def _begin(config: Config, hypervisor: Hypervisor, journal: Journal, uuid: str) -> None:
+    """On record before it happens, so that nobody forgets a VM that is off; no older image is left by then."""
+    discard(config, uuid)
     vm = hypervisor.domain(uuid)
     journal.record("vm_storing", uuid=uuid, was_paused=vm.state() == "paused", moment=time.time())
 
 
-def _store(hypervisor: Hypervisor, journal: Journal, uuid: str, coverage: str) -> None:
-    vm = hypervisor.domain(uuid)
+def _store(config: Config, hypervisor: Hypervisor, journal: Journal, uuid: str, coverage: str) -> None:
+    vm, image = hypervisor.domain(uuid), image_of(config, uuid)
     ram_bytes = vm.ram_bytes()
     # One that was restored from the pool must write its RAM like any other.
     if monitor.ram_stays_in_place(vm):
         monitor.copy_ram_again(vm)
-    vm.managed_save()
-    image = saveimage.managed(vm.name)
+    image.parent.mkdir(mode=0o700, exist_ok=True)
+    vm.save(str(image))
     # Now, while the others run: what is not on the disk yet would be written while they stand still.
     durable.sync(image)
+    durable.sync(image.parent)
     proof = integrity.ram_proof(image, uuid, coverage)
     journal.record("vm_stored", uuid=uuid, ram_bytes=ram_bytes, image_proof=proof)
+
+
+def _restore(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], image: Path, deadline_s: float) -> None:
+    uuid = record["uuid"]
+    journal.record("vm_loading", uuid=uuid, ram_verified=_compare(record, image))
+    found = saveimage.read(image)
+    vm = _start(hypervisor, journal, record, found.xml)
+    try:
+        monitor.load_state(vm, image, found.stream_offset, _limit_s(deadline_s, vm.ram_bytes()))
+    except Exception:
+        with suppress(VmError):  # a QEMU that refused its state has often ended by itself; its own words matter more
+            vm.destroy()
+        raise
+    # From here on RAM moves away from the image, which must never be used again, whatever happens.
+    journal.record("vm_resuming", uuid=uuid)
+    image.unlink()
+    durable.sync(image.parent)
+    if not record.get("was_paused"):
+        vm.resume()
+    _note_resumed(journal, vm)
+
+
+def _start(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], saved: str) -> Domain:
+    """A QEMU that waits for the image; with its RAM in the pool, if its stored definition says so and it fits."""
+    name = record["name"]
+    try:
+        pooled = _pooled(hypervisor.domain(record["uuid"]).stored_xml(), saved)
+    except (BadInput, VmError) as exc:
+        journal.warn(f"VM {name} does not get its RAM into the pool: {exc}")
+        pooled = saved
+    with permit.granted(record["uuid"]):
+        try:
+            return hypervisor.create_paused(name, restore_xml(pooled))
+        except VmError as exc:
+            if pooled == saved:
+                raise
+            journal.warn(f"VM {name} goes on with its RAM outside the pool: {exc}")
+            return hypervisor.create_paused(name, restore_xml(saved))
+
+
+def _pooled(stored: str, saved: str) -> str:
+    """The saved definition with its RAM where the stored one has it. Raises BadInput."""
+    if domain.vm_facts(stored, definition=stored).definition_converted:
+        return domain.to_pool_backing(saved)[0]
+    return saved
 
 
 def _compare(record: Dict[str, Any], image: Path) -> bool:
@@ -108,34 +178,33 @@ def _compare(record: Dict[str, Any], image: Path) -> bool:
     except OSError as exc:
         raise VmError(f"VM {record['name']}: its saved image {image} cannot be read: {exc.strerror}") from exc
     if saved != found:
-        raise VmError(
-            f"VM {record['name']}: its saved image {image} is not what was saved",
-            "it was not started: see to the disk; virsh start loads the image as it is, virsh managedsave-remove "
-            "lets the VM start from its disk",
-        )
+        raise VmError(f"VM {record['name']}: its saved image {image} is not what was saved", "see to the disk")
     return True
 
 
 def _note_gone(journal: Journal, record: Dict[str, Any], vm: Domain) -> None:
     gone = "neither a QEMU nor a whole saved image is left of it"
-    begun = "restore_started_at" in record
-    if vm.ended_on_purpose() or (record["state"] == "stored" and not begun):
-        # Somebody else let it go on and ended it: whatever its policy says, it is not started here.
+    if record["state"] != "stored" and vm.ended_on_purpose():
+        # It may run elsewhere by now: whatever its policy says, no second one is started here.
         journal.record("vm_lost", uuid=record["uuid"], error=gone, may_restart=False)
     else:
         journal.record("vm_lost", uuid=record["uuid"], error=gone)
+
+
+def _note_resumed(journal: Journal, vm: Domain) -> None:
+    journal.record("vm_resumed", uuid=vm.uuid, moment=time.time(), qemu=monitor.qemu_version(vm))
 
 
 def _end_save(vm: Domain) -> None:
     """A save that outlived its agent is cancelled, and the VM goes on; or it was just over. Raises VmError."""
     limit = time.monotonic() + CANCEL_LIMIT_S
     while vm.job():
-        vm.cancel_job()
+        with suppress(VmError):  # it has just ended
+            vm.cancel_job()
         if time.monotonic() > limit:
             raise VmError(f"VM {vm.name}: libvirt still saves it {CANCEL_LIMIT_S:.0f} s after it was told to stop")
         time.sleep(LOOK_S)
 
 
-def _limit_s(hypervisor: Hypervisor, wanted: Request) -> float:
-    ram_bytes = sum(hypervisor.domain(vm.uuid).ram_bytes() for vm in wanted.stored)
-    return wanted.deadline_s + ram_bytes / SLOWEST_BYTES_PER_S
+def _limit_s(deadline_s: float, ram_bytes: int) -> float:
+    return deadline_s + ram_bytes / SLOWEST_BYTES_PER_S

@@ -30,7 +30,6 @@ from . import (
     pmem,
     qemu_conf,
     regions,
-    saveimage,
     srat,
 )
 from .config import Config
@@ -87,7 +86,6 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         state_dir=str(config.state_dir),
         state_dir_writable=os.access(_existing(config.state_dir), os.W_OK),
         state_dir_free_bytes=_free_bytes(_existing(config.state_dir)),
-        save_dir_free_bytes=_free_bytes(_existing(saveimage.MANAGED)),
         volatile_paths=volatile_paths(root),
         agent_installed=os.access(root / AGENT, os.X_OK),
         agent_version=packing.packed_version(str(root / AGENT)),

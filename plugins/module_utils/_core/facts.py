@@ -118,8 +118,7 @@ class PastPause:
 class HostFacts:
     """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
-    What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump. ``save_dir`` is
-    libvirt's, for VMs that are saved with their RAM.
+    What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
     ``shared_mounts`` are network file systems.
     """
 
@@ -148,7 +147,6 @@ class HostFacts:
     state_dir: str = "/var/lib/holdfast"
     state_dir_writable: bool = True
     state_dir_free_bytes: int = 0
-    save_dir_free_bytes: int = 0
     volatile_paths: Tuple[str, ...] = ("/dev/shm", "/run")
     agent_installed: bool = False
     agent_version: str = ""

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The libvirt hook: what happens when any VM starts on this host, is loaded from an image or migrates in.
+"""The libvirt hook: what happens when any VM starts on this host, or migrates in.
 
 libvirt waits for the hook and takes a failure as a veto. The hook must not call libvirt.
 """
@@ -16,7 +16,7 @@ from .config import Config
 from .domain import to_pool_backing, vm_facts
 from .errors import BadInput, HoldfastError
 from .facts import RamBacking, VmFacts
-from .journal import LEAVING, OPEN, open_journal
+from .journal import LEAVING, OPEN, STORED, open_journal
 from .pool import open_pool
 from .printable import argument
 
@@ -49,13 +49,16 @@ def run(config: Config, operation: str, sub_operation: str, xml: str) -> str:
         _forbid_second_life(config, vm)
     elif operation == "start":
         _place(config, vm)
-    elif operation in ("restore", "migrate"):
+    elif operation == "migrate":
         return _received(config, vm, xml)
     return ""
 
 
 def _received(config: Config, vm: VmFacts, xml: str) -> str:
-    """A VM that brings its RAM along gets it into the pool, if it has room: its guest does not notice."""
+    """A VM that brings its RAM along gets it into the pool, if it has room: its guest does not notice.
+
+    Not so for ``restore``: libvirt 11.3 deletes a managed save when its hook fails, or what it prints is refused.
+    """
     plain = incoming.without_incoming(xml)
     fit = plain
     # Memory modules would be files in the pool as well, that nobody reserves.
@@ -89,6 +92,9 @@ def _forbid_second_life(config: Config, vm: VmFacts) -> None:
         found = f"VM {vm.name} cannot start: the host is about to jump into another kernel, by {journal.generation}"
         raise HoldfastError(found, "it would be lost in the jump; start it, or move it here, when that is over")
     entry = next((entry for entry in journal.vms if entry["uuid"] == vm.uuid), {"state": ""})
+    if entry["state"] in STORED:
+        found = f"VM {vm.name} was saved to disk with its RAM by generation {journal.generation}"
+        raise HoldfastError(found, "it must not be started from its disk; holdfast-agent recover brings it back")
     if entry["state"] in OPEN:
         found = f"VM {vm.name} is suspended in the pool by generation {journal.generation}"
         raise HoldfastError(found, "it must not be started from its disk; see holdfast-agent status")
@@ -101,7 +107,7 @@ def _forbid_second_life(config: Config, vm: VmFacts) -> None:
 def _place(config: Config, vm: VmFacts) -> None:
     """Give a restored VM its RAM back; reserve RAM for a new one, so that the pool is never promised twice."""
     pool = open_pool(config)
-    if permit.holds(vm.uuid):
+    if permit.holds(vm.uuid) and pool.ram_of(vm.uuid):
         pool.place(vm.uuid, vm.domain_id, vm.name)
     elif vm.ram_backing is RamBacking.FILE_SHARED:
         pool.reserve_vm(vm.domain_id, vm.name, vm.ram_files)

@@ -105,10 +105,6 @@ class Domain:
         """Start it from its stored definition."""
         self._call("start it", "create")
 
-    def start_paused(self) -> None:
-        """Start it without running its CPUs: from its managed save, if there is one, which is gone then."""
-        self._call("start it", "createWithFlags", libvirt.VIR_DOMAIN_START_PAUSED)
-
     def shutdown(self) -> None:
         """Ask the guest to shut down, by its agent or by ACPI; it does so in its own time, or not at all."""
         self._call("shut it down", "shutdown")
@@ -129,10 +125,6 @@ class Domain:
     def ram_bytes(self) -> int:
         """The largest RAM that it may have."""
         return int(self._call("read its size", "maxMemory")) << 10
-
-    def managed_save(self) -> None:
-        """Write its state with all its RAM to libvirt's own image, and end its QEMU; the next start goes on there."""
-        self._call("save it", "managedSave", 0)
 
     def migratable_xml(self) -> str:
         """The running definition as another host may be given it."""

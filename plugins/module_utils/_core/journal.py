@@ -188,7 +188,7 @@ class Journal:
             raise JournalError(f"{event} does not follow {self.state} in generation {self.generation or '(none)'}")
         if event in VM_STATES:
             vm = self.vm(entry["uuid"])
-            if event == "vm_resuming" and vm["state"] != "suspended":
+            if event == "vm_resuming" and vm["state"] not in ("suspended", "stored"):
                 raise JournalError(f"VM {vm['name']} is {vm['state']}: its saved state is used at most once")
 
     def _fold(self, entry: Dict[str, Any]) -> None:

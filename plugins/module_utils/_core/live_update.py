@@ -38,12 +38,12 @@ def live_update(config: Config) -> None:
         try:
             if wanted.only == requests.ONLY_QEMU:
                 renew(hypervisor, pool, journal, wanted)
-                cold.renew(hypervisor, journal, wanted)
+                cold.renew(config, hypervisor, journal, wanted)
                 restarts.shut_down(hypervisor, journal, wanted)
                 print(close(config, journal, "restored", ""), flush=True)
                 return
             mark = _load(config, journal, wanted)
-            cold.store(hypervisor, journal, wanted)
+            cold.store(config, hypervisor, journal, wanted)
             restarts.shut_down(hypervisor, journal, wanted)
             _suspend_all(hypervisor, pool, journal, wanted)
             _jump(hypervisor, pool, journal, mark)

@@ -20,7 +20,6 @@ from .facts import Blocker, HostFacts, KernelFacts, QemuFacts, RamBacking, Treat
 from .policy import Decision
 from .printable import argument
 from .resources import Service
-from .saveimage import MANAGED
 
 _MIB = 1 << 20
 
@@ -252,26 +251,6 @@ def _pool_room(case: _Case) -> Iterator[Blocker]:
         )
 
 
-def _save_room(case: _Case) -> Iterator[Blocker]:
-    """A VM that is saved to disk takes its RAM's size there."""
-    sizes = [vm.ram_bytes + STATE_BYTES_PER_VM for vm in case.treated[Treatment.COLD]]
-    needed = sum(sizes) if case.jumps else max(sizes, default=0)
-    where = str(MANAGED)
-    if case.host.save_dir_free_bytes < needed:
-        yield Blocker(
-            "save-dir-full",
-            f"{where} has {regions.size_text(case.host.save_dir_free_bytes)} free, saving {len(sizes)} VMs to disk "
-            f"takes {regions.size_text(needed)}",
-            "free some space there, put a larger disk there, or give the VMs another treatment",
-        )
-    if sizes and case.jumps and _volatile(case.host, where):
-        yield Blocker(
-            "save-dir-volatile",
-            f"{where} lies in RAM, and what is saved there is gone after the jump",
-            "put the directory on a disk",
-        )
-
-
 def _room_for_stored(case: _Case) -> Iterator[Blocker]:
     coming = (vm for vm in case.treated[Treatment.COLD] if vm.definition_converted and not vm.ram_files_present)
     needed = sum(vm.ram_bytes for vm in coming)
@@ -286,7 +265,9 @@ def _room_for_stored(case: _Case) -> Iterator[Blocker]:
 
 def _state_dir(case: _Case) -> Iterator[Blocker]:
     host = case.host
-    needed = STATE_BYTES_SPARE
+    # A VM that is saved to disk takes its RAM's size there.
+    sizes = [vm.ram_bytes + STATE_BYTES_PER_VM for vm in case.treated[Treatment.COLD]]
+    needed = STATE_BYTES_SPARE + (sum(sizes) if case.jumps else max(sizes, default=0))
     if not host.state_dir_writable:
         yield Blocker(
             "state-dir-read-only",
@@ -297,8 +278,8 @@ def _state_dir(case: _Case) -> Iterator[Blocker]:
         yield Blocker(
             "state-dir-full",
             f"{host.state_dir} has {regions.size_text(host.state_dir_free_bytes)} free, the journal "
-            f"may need {regions.size_text(needed)}",
-            "free some space there",
+            f"{'and what is saved to disk ' if sizes else ''}may need {regions.size_text(needed)}",
+            "free some space there" + (", mount a disk there, or give VMs another treatment" if sizes else ""),
         )
     if _volatile(host, host.state_dir):
         yield Blocker(
@@ -762,7 +743,6 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _journal,
     _state_dir,
     _pool_room,
-    _save_room,
     _host_memory,
 )
 VM_BLOCKERS: _ByTreatment = {

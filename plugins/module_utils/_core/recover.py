@@ -16,7 +16,7 @@ from .attach import Boot
 from .config import Config
 from .errors import HoldfastError, VmError
 from .hypervisor import Hypervisor, connect_patiently
-from .journal import HELD, LEFT_OVER, TERMINAL, UNFINISHED, WAITING, Journal, open_journal
+from .journal import HELD, LEFT_OVER, STORED, TERMINAL, UNFINISHED, WAITING, Journal, open_journal
 from .network import Network
 from .pool import Content, Pool, open_pool
 from .request import Request
@@ -79,7 +79,7 @@ def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
     attach.report_lost(journal)
     pool.attach(Content.FRESH)
     _restart_lost(journal)
-    restarts.start(journal, _wanted(config, journal).shutdown_s)
+    restarts.start(config, journal, _wanted(config, journal))
     return settle(config, journal)
 
 
@@ -116,6 +116,10 @@ def give_up(config: Config, names: List[str]) -> str:
         raise HoldfastError(f"no VM {', '.join(unknown)} waits on this host", f"waiting: {there}")
     for name in names:
         pool.release(waiting[name]["uuid"])
+        if waiting[name]["state"] in STORED:
+            from . import cold  # nobody else here waits for its imports
+
+            cold.discard(config, waiting[name]["uuid"])
         journal.record("vm_given_up", uuid=waiting[name]["uuid"])
     if journal.state not in TERMINAL and not any(vm["state"] in WAITING for vm in journal.vms):
         # Nobody is left who could bring this generation to its end, as when the pool cannot be attached.
@@ -250,7 +254,7 @@ def _none_came_back(journal: Journal) -> List[str]:
 def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     """Put the end on record. Raises HoldfastError when VMs are left over."""
     guard.end()
-    restarts.start(journal, _wanted(config, journal).shutdown_s)
+    restarts.start(config, journal, _wanted(config, journal))
     left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in UNFINISHED]
     if left:
         told = "; ".join(part for part in (reason, "not brought back: " + "; ".join(left)) if part)

@@ -15,6 +15,7 @@ from typing import Any, Dict
 
 from . import kexec, lanes, monitor
 from .cmdline import is_crash_kernel
+from .config import Config
 from .errors import HoldfastError, VmError
 from .hypervisor import OFF, Domain, Hypervisor, connect_patiently
 from .journal import LEAVING, OWED, STORED, Journal
@@ -39,7 +40,7 @@ def shut_down(hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None
         raise HoldfastError(f"a VM could not be shut down: {failures[0][1]}")
 
 
-def start(journal: Journal, shutdown_s: float) -> None:
+def start(config: Config, journal: Journal, wanted: Request) -> None:
     """Start or load those that are off, the most important first; what does not start is on record, and stays owed.
 
     Last of all: a VM that was started is one more reason not to go back to another kernel.
@@ -58,9 +59,9 @@ def start(journal: Journal, shutdown_s: float) -> None:
     with connect_patiently() as hypervisor, journal.phase("start"):
         for vm in sorted(owed, key=lambda vm: -vm["priority"]):
             if vm["state"] in STORED:
-                _load(hypervisor, journal, vm)
+                _load(config, hypervisor, journal, vm, wanted.deadline_s)
             else:
-                _start(hypervisor, journal, vm, shutdown_s)
+                _start(hypervisor, journal, vm, wanted.shutdown_s)
 
 
 def _shut_down(hypervisor: Hypervisor, journal: Journal, uuid: str, limit_s: float) -> None:
@@ -89,12 +90,12 @@ def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdow
         journal.record("vm_not_started", uuid=uuid, error=str(exc))
 
 
-def _load(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) -> None:
+def _load(config: Config, hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], deadline_s: float) -> None:
     # Nobody waits for its imports before the others are back.
     from . import cold
 
     try:
-        cold.load(hypervisor, journal, vm)
+        cold.load(config, hypervisor, journal, vm, deadline_s)
     except HoldfastError as exc:
         journal.record("vm_not_loaded", uuid=vm["uuid"], error=str(exc))
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from .errors import VmError
 
 MAGIC = b"LibvirtQemudSave"
-# Where libvirt's system daemon keeps managed saves (saveDir of its qemu driver).
-MANAGED = Path("/var/lib/libvirt/qemu/save")
 HEADER_BYTES = 92
 LARGEST_XML = 4 << 20
 
@@ -28,11 +26,6 @@ class SaveImage:
 
     xml: str
     stream_offset: int
-
-
-def managed(name: str) -> Path:
-    """The managed save of the VM of this name."""
-    return MANAGED / f"{name}.save"
 
 
 def is_whole(path: Path) -> bool:

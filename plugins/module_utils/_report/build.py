@@ -45,7 +45,7 @@ _UNFINISHED = {
     "shutting_down": "it was asked to shut down, and nobody knows whether it did",
     "shut_down": "it was shut down for the upgrade, and not started again",
     "storing": "it was being saved to disk, and nobody knows how that ended",
-    "stored": "it was saved to disk for the upgrade, and not loaded again: virsh start goes on where it was",
+    "stored": "it was saved to disk for the upgrade, and not loaded again: its image is kept",
 }
 # What a warning says of a VM that did not carry on; of any other one, that it is not running.
 _ENDINGS = {
