@@ -257,16 +257,6 @@ class TestVms:
         ballast = mounted.root / "pool/holdfast/ballast"
         assert told == [(((GIB, 2 * GIB),), ballast), ["ram-node0", "ram-node1"]]
 
-    @pytest.mark.parametrize(
-        ("size", "nodes", "room"),
-        [(64 << 20, (), True), (1 << 60, (), False), (64 << 20, (0, 1), True), (64 << 20, (1,), False)],
-    )
-    def test_room_is_known_before_a_start(self, mounted: Host, size: int, nodes: tuple[int, ...], room: bool) -> None:
-        assert mounted.pool.has_room([RamFile("pc.ram", size, nodes)]) is room
-
-    def test_a_pool_that_is_not_mounted_has_no_room(self, host: Host) -> None:
-        assert host.pool.has_room([]) is False
-
     def test_no_start_while_the_pool_is_not_mounted(self, host: Host) -> None:
         host.start(3, "db1")
         with pytest.raises(VmError, match="not mounted"):

@@ -5,19 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import hook, kexec, permit
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain import to_pool_backing, vm_facts
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import RamBacking
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.incoming import restore_xml
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RamFile
 
 UUID = "6d0bb2f2-7d4a-4b0e-9b0b-0d4f3c5f1a11"
 XML = f"<domain type='kvm'><name>db</name><uuid>{UUID}</uuid><memory unit='MiB'>64</memory><devices/></domain>"
@@ -96,87 +91,7 @@ def test_the_restore_itself_may_start_it(tmp_path: Path, monkeypatch: pytest.Mon
     starts(config_with(tmp_path, "vm_saved"))
 
 
-# VMs that bring their RAM along
-
-
-class Room:
-    """A pool with room for so many bytes."""
-
-    def __init__(self, bytes_free: int) -> None:
-        self.bytes_free = bytes_free
-
-    def has_room(self, files: Sequence[RamFile]) -> bool:
-        return sum(file.size_bytes for file in files) <= self.bytes_free
-
-
-@pytest.fixture
-def arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """What libvirt gets for a VM of this definition."""
-    monkeypatch.setattr(hook, "DEFINITIONS", tmp_path)
-
-    def given(xml: str = XML, room: int = 1 << 30, how: str = "migrate", definition: str = "") -> str:
-        monkeypatch.setattr(hook, "open_pool", lambda _config: Room(room))
-        if definition:
-            (tmp_path / "db.xml").write_text(definition)
-        return hook.run(Config(PoolConfig("fsdax", tmp_path / "pool", ()), tmp_path), how, "begin", xml)
-
-    return given
-
-
-def test_a_vm_that_brings_its_ram_along_gets_it_into_the_pool(arrives: Callable[..., str]) -> None:
-    found = vm_facts(arrives())
-    assert (found.name, found.uuid, found.ram_bytes) == ("db", UUID, 64 << 20)
-    assert found.ram_backing is RamBacking.FILE_SHARED
-
-
-def test_a_managed_save_is_left_alone(arrives: Callable[..., str]) -> None:
-    """libvirt deletes it, with the VM's RAM, when its hook fails or says what libvirt refuses."""
-    assert arrives(how="restore") == ""
-
-
 @pytest.mark.parametrize("event", ["vm_storing", "vm_stored"])
 def test_a_vm_that_is_saved_on_disk_may_not_start_afresh(tmp_path: Path, event: str) -> None:
     with pytest.raises(HoldfastError, match="VM db was saved to disk with its RAM"):
         starts(config_with(tmp_path, event))
-
-
-def test_it_stays_as_it_is_where_the_pool_has_no_room(arrives: Callable[..., str]) -> None:
-    assert arrives(room=(64 << 20) - 1) == ""
-
-
-def test_it_stays_as_it_is_where_its_definition_was_left_alone(arrives: Callable[..., str]) -> None:
-    assert arrives(definition=XML) == ""
-    assert arrives(definition=to_pool_backing(XML)[0]) != ""
-
-
-@pytest.mark.parametrize(
-    "inside",
-    [
-        "<memoryBacking><hugepages/></memoryBacking>",
-        "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>",
-    ],
-)
-def test_huge_pages_and_what_is_there_already_are_left_alone(arrives: Callable[..., str], inside: str) -> None:
-    assert arrives(XML.replace("<devices/>", f"{inside}<devices/>")) == ""
-
-
-def test_memory_modules_would_not_be_reserved(arrives: Callable[..., str]) -> None:
-    module = "<devices><memory model='dimm'><target><size unit='MiB'>64</size></target></memory></devices>"
-    assert arrives(XML.replace("<devices/>", module)) == ""
-
-
-def test_what_a_restore_left_in_its_definition_goes_in_any_case(arrives: Callable[..., str]) -> None:
-    """QEMU would wait for a state of ours."""
-    left = restore_xml(XML)
-    assert "-incoming" in left
-    found = arrives(left, room=0)
-    assert found
-    assert "-incoming" not in found
-
-
-def test_a_name_that_is_a_path_leads_nowhere(arrives: Callable[..., str]) -> None:
-    assert arrives(XML.replace("<name>db<", "<name>../db<")) == ""
-
-
-def test_a_host_without_a_pool_says_nothing(tmp_path: Path) -> None:
-    assert hook.run(Config(state_dir=tmp_path), "migrate", "begin", XML) == ""

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="print the journal")
     status.add_argument("--json", action="store_true", help="the whole of it, for programs")
     status.set_defaults(act=_status)
-    hooked = commands.add_parser("hook", help="called by libvirt when a VM starts or arrives")
+    hooked = commands.add_parser("hook", help="called by libvirt when a VM starts")
     for name in ("operation", "sub_operation"):
         hooked.add_argument(name)
     hooked.set_defaults(act=_hook)
@@ -116,7 +116,7 @@ def _hook(options: argparse.Namespace) -> None:
     from . import hook
 
     xml = hook.read_definition(sys.stdin.buffer)
-    sys.stdout.buffer.write(hook.run(configuration.load(), options.operation, options.sub_operation, xml).encode())
+    hook.run(configuration.load(), options.operation, options.sub_operation, xml)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -41,8 +41,6 @@ MKFS = "mkfs.ext4 -q -F -b 4096 -m 0 -N 8192 -J size=4 -L holdfast"
 MKFS_EXTENDED = "stride=512,stripe_width=512,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
 MOUNT_OPTIONS = "dax=always,noatime,nosuid,nodev"
 
-# Room for a VM's device state, which is kept beside its RAM.
-STATE_BYTES = 32 << 20
 # Exists while a VM's RAM is being placed.
 BALLAST = "ballast"
 COMMITTED = "committed"
@@ -118,14 +116,6 @@ class FsdaxPool:
         for file in files:
             with self._on_nodes(file.nodes, name):
                 _allocate(live / file.name, file.size_bytes, name)
-
-    def has_room(self, files: Sequence[RamFile]) -> bool:
-        """Of files that are bound to a part of the pool only this is sure: that they may not fit."""
-        there = {region.node for region in self.config.regions}
-        if not self.mounted or any(file.nodes and not there <= set(file.nodes) for file in files):
-            return False
-        space = os.statvfs(self.config.mount_point)
-        return sum(file.size_bytes for file in files) + STATE_BYTES <= space.f_bavail * space.f_frsize
 
     def keep(self, uuid: str, domain_id: int, name: str) -> Tuple[RamFile, ...]:
         """Link the RAM files of a running VM under its uuid. Raises VmError when it has none on the pool."""

@@ -1,19 +1,18 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The libvirt hook: what happens when any VM starts on this host, or migrates in.
+"""The libvirt hook: what happens when any VM starts on this host.
 
 libvirt waits for the hook and takes a failure as a veto. The hook must not call libvirt.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO
 
-from . import incoming, kexec, permit
+from . import kexec, permit
 from .config import Config
-from .domain import to_pool_backing, vm_facts
+from .domain import vm_facts
 from .errors import BadInput, HoldfastError
 from .facts import RamBacking, VmFacts
 from .journal import LEAVING, OPEN, STORED, open_journal
@@ -22,8 +21,6 @@ from .printable import argument
 
 # Far above what libvirt itself takes over its own connection (4 MiB for one text).
 LARGEST_XML = 16 << 20
-# libvirt's stored definitions.
-DEFINITIONS = Path("/etc/libvirt/qemu")
 
 
 def read_definition(stream: BinaryIO) -> str:
@@ -37,50 +34,15 @@ def read_definition(stream: BinaryIO) -> str:
         raise BadInput(f"the domain XML is not UTF-8: {exc}", "look at virsh dumpxml") from exc
 
 
-def run(config: Config, operation: str, sub_operation: str, xml: str) -> str:
-    """Act on one hook call. Returns what libvirt shall use instead of the definition, empty for nothing else.
-
-    Raises HoldfastError to forbid the start.
-    """
+def run(config: Config, operation: str, sub_operation: str, xml: str) -> None:
+    """Act on one hook call. Raises HoldfastError to forbid the start."""
     if config.pool is None or sub_operation != "begin":
-        return ""
+        return
     vm = vm_facts(xml)
     if operation == "prepare":
         _forbid_second_life(config, vm)
     elif operation == "start":
         _place(config, vm)
-    elif operation == "migrate":
-        return _received(config, vm, xml)
-    return ""
-
-
-def _received(config: Config, vm: VmFacts, xml: str) -> str:
-    """A VM that brings its RAM along gets it into the pool, if it has room: its guest does not notice.
-
-    Not so for ``restore``: libvirt 11.3 deletes a managed save when its hook fails, or what it prints is refused.
-    """
-    plain = incoming.without_incoming(xml)
-    fit = plain
-    # Memory modules would be files in the pool as well, that nobody reserves.
-    if not vm.memory_devices and _is_for_pool(vm.name):
-        try:
-            converted, _ = to_pool_backing(plain)
-        except BadInput:  # huge pages, for example: it has its reason
-            converted = plain
-        if open_pool(config).has_room(vm_facts(converted).ram_files):
-            fit = converted
-    return fit if fit != xml else ""
-
-
-def _is_for_pool(name: str) -> bool:
-    """Whether nobody has said that this VM's RAM is to be elsewhere, by leaving its definition as it is."""
-    if "/" in name:  # libvirt has no such names
-        return False
-    try:
-        stored = (DEFINITIONS / f"{name}.xml").read_text()
-    except (OSError, ValueError):  # it has none here
-        return True
-    return vm_facts(stored, definition=stored).definition_converted
 
 
 def _forbid_second_life(config: Config, vm: VmFacts) -> None:

@@ -79,7 +79,7 @@ HOOK_SCRIPT = f"""\
 #!/bin/sh
 # Written by holdfast. Gives VMs their RAM in the pool; a failure is a veto.
 case "$2/$3" in
-    prepare/begin | start/begin | migrate/begin) exec /usr/bin/python3 -I {PATH} hook "$2" "$3" ;;
+    prepare/begin | start/begin) exec /usr/bin/python3 -I {PATH} hook "$2" "$3" ;;
 esac
 exit 0
 """

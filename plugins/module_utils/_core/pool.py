@@ -57,9 +57,6 @@ class Pool(Protocol):
     def reserve_vm(self, domain_id: int, name: str, files: Sequence[RamFile]) -> None:
         """Set aside the RAM of a VM that starts; fail when the pool has not enough."""
 
-    def has_room(self, files: Sequence[RamFile]) -> bool:
-        """Whether ``reserve_vm`` would succeed for these, and leave room for the VM's device state."""
-
     def keep(self, uuid: str, domain_id: int, name: str) -> Tuple[RamFile, ...]:
         """Hold the RAM of a running VM, so that it outlives the end of its QEMU."""
 
