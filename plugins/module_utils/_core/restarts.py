@@ -11,7 +11,7 @@ That is on record before a guest is asked, so that whatever ends in between leav
 from __future__ import annotations
 
 import time
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 from . import kexec, lanes, monitor
 from .cmdline import is_crash_kernel
@@ -49,10 +49,7 @@ def start(config: Config, journal: Journal, wanted: Request) -> None:
     if not owed:
         return
     if is_crash_kernel(kexec.running_cmdline()):
-        names = ", ".join(vm["name"] for vm in owed)
-        journal.warn(
-            f"{names}: not started, for this crash kernel has no RAM to spare; give up, and start when it is left"
-        )
+        _leave_off(journal, owed)
         return
     if journal.state in LEAVING:  # and libvirt's hook lets nothing start
         journal.record("restoring")
@@ -62,6 +59,17 @@ def start(config: Config, journal: Journal, wanted: Request) -> None:
                 _load(config, hypervisor, journal, vm, wanted.deadline_s)
             else:
                 _start(hypervisor, journal, vm, wanted.shutdown_s)
+
+
+def _leave_off(journal: Journal, owed: Sequence[Dict[str, Any]]) -> None:
+    why = "this crash kernel has no RAM to spare"
+    # To give up one that is on disk would be to delete its RAM.
+    on_disk = ", ".join(vm["name"] for vm in owed if vm["state"] in STORED)
+    others = ", ".join(vm["name"] for vm in owed if vm["state"] not in STORED)
+    if on_disk:
+        journal.warn(f"{on_disk}: kept on disk, for {why}; to bring it back, end or move what runs here, and reboot")
+    if others:
+        journal.warn(f"{others}: not started, for {why}; give up, and start when it is left")
 
 
 def _shut_down(hypervisor: Hypervisor, journal: Journal, uuid: str, limit_s: float) -> None:
