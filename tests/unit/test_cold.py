@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from owed import DB, Host
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     cold,
@@ -22,18 +22,15 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     monitor,
     permit,
     recover,
-    restarts,
     saveimage,
 )
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import request as requests
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import latest, open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import Request, VmRequest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.standing import Sighting, Step, step_for
 
 GENERATION = "g-20261122T020000-ab12cd"
-OLD, BIG, DB = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "123")
+OLD, BIG = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "12")
 WANTED = Request(
     GENERATION,
     "7.2",
@@ -99,27 +96,12 @@ class Guest:
         return self.on_purpose
 
 
-class House:
-    """One host with a real journal, and images in a real directory."""
+class House(Host[Guest]):
+    """With images in a real directory."""
 
     def __init__(self, state_dir: Path) -> None:
-        self.config = Config(state_dir=state_dir)
         self.synced = False
-        self.journal = open_journal(state_dir)
-        self.guests = {vm.uuid: Guest(self, vm.uuid, vm.name) for vm in WANTED.vms}
-        requests.write(state_dir, WANTED)
-        self.journal.record(
-            "begin",
-            generation=GENERATION,
-            host="hv1",
-            kernel={"from": "6.12", "to": "7.2"},
-            qemu="10",
-            boot_id="first",
-            vms=[vars(vm) for vm in WANTED.vms],
-        )
-
-    def domain(self, uuid: str) -> Guest:
-        return self.guests[uuid]
+        super().__init__(state_dir, WANTED, Guest)
 
     def create_paused(self, name: str, xml: str) -> Guest:
         guest = next(guest for guest in self.guests.values() if guest.name == name)
@@ -130,9 +112,6 @@ class House:
             raise VmError(f"VM {name}: cannot be started for its restore: no room")
         guest.state_now = "paused"
         return guest
-
-    def state_of(self, name: str) -> str:
-        return next(str(vm["state"]) for vm in self.journal.vms if vm["name"] == name)
 
     def states(self) -> list[str]:
         return [str(vm["state"]) for vm in latest(self.config.state_dir).vms]
@@ -149,35 +128,20 @@ class House:
     def load(self, uuid: str) -> None:
         cold.load(self.config, self, self.journal, self.journal.vm(uuid), 600)  # type: ignore[arg-type]
 
-    def arrive(self) -> None:
-        for event in ("suspending", "vm_paused", "vm_saved", "suspended", "jumping", "arrived", "attached"):
-            self.journal.record(event, uuid=DB, boot_id="new", kernel="7.2", ram_bytes=1, state_bytes=1)
-
-    def resume(self) -> None:
-        self.journal.record("restoring")
-        self.journal.record("vm_resuming", uuid=DB)
-        self.journal.record("vm_resumed", uuid=DB, qemu="11.1.3")
-
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     monkeypatch.setattr(permit, "RUN_DIR", tmp_path / "run")
     house = House(tmp_path / "state")
 
-    @contextmanager
-    def connect() -> Iterator[House]:
-        yield house
-
     def sync(path: Path) -> None:
         house.synced = path == tmp_path / "state" / "stored"
 
     monkeypatch.setattr(durable, "sync", sync)
-    monkeypatch.setattr(restarts, "connect_patiently", connect)
     monkeypatch.setattr(deadline, "enforced", lambda _limit_s: nullcontext())
-    monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "11.1.3")
     monkeypatch.setattr(monitor, "ram_stays_in_place", lambda _domain: False)
     monkeypatch.setattr(monitor, "load_state", house.load_state)
-    monkeypatch.setattr(kexec, "running_cmdline", lambda: "root=/dev/vda1")
+    house.connected(monkeypatch)
     return house
 
 
@@ -366,3 +330,16 @@ def test_a_power_cut_takes_nothing_of_one_that_is_saved(house: House, monkeypatc
     monkeypatch.setattr(recover, "open_pool", lambda _: type("Pool", (), {"attach": staticmethod(lambda _: None)}))
     recover.recover(house.config)
     assert [vm["state"] for vm in open_journal(house.config.state_dir).vms] == ["resumed", "resumed", "lost"]
+
+
+def test_a_crash_kernel_leaves_it_on_disk_and_nobody_is_told_to_delete_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.store()
+    monkeypatch.setattr(kexec, "running_cmdline", lambda: "root=/dev/vda1 elfcorehdr=0x2e000000")
+    with pytest.raises(HoldfastError, match="old: stored"):
+        recover.close(house.config, house.journal, "aborted", "")
+    (told,) = house.journal.view["warnings"]
+    assert "old, big: kept on disk" in told
+    assert "give up" not in told
+    assert house.guests[OLD].image.exists()

@@ -6,29 +6,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from owed import DB, Host
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     attach,
     fallback,
     kexec,
-    monitor,
     recover,
     restarts,
 )
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import request as requests
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import Journal, latest, open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import Request, VmRequest
 
 GENERATION = "g-20261121T020000-ab12cd"
-GPU, NFS, DB = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "123")
+GPU, NFS = (f"{digit * 8}-0000-0000-0000-000000000000" for digit in "12")
 WANTED = Request(
     GENERATION,
     "7.2",
@@ -63,52 +59,23 @@ class Guest:
         self.house.started.append(self.name)
 
 
-class House:
-    """One host with a real journal."""
+class House(Host[Guest]):
+    """``started``: names, in their order."""
 
     def __init__(self, state_dir: Path) -> None:
-        self.config = Config(state_dir=state_dir)
-        self.journal = open_journal(state_dir)
-        self.guests = {vm.uuid: Guest(self, vm.uuid, vm.name) for vm in WANTED.vms}
         self.started: list[str] = []
-        requests.write(state_dir, WANTED)
-        vms = [vars(vm) for vm in WANTED.vms]
-        kernel = {"from": "6.12", "to": "7.2"}
-        self.journal.record(
-            "begin", generation=GENERATION, host="hv1", kernel=kernel, qemu="10", boot_id="old", vms=vms
-        )
-
-    def domain(self, uuid: str) -> Guest:
-        return self.guests[uuid]
-
-    def state_of(self, name: str) -> str:
-        return next(vm["state"] for vm in self.journal.vms if vm["name"] == name)
+        super().__init__(state_dir, WANTED, Guest)
 
     def shut_down(self) -> None:
         restarts.shut_down(self, self.journal, WANTED)  # type: ignore[arg-type]
-
-    def arrive(self) -> None:
-        for event in ("suspending", "vm_paused", "vm_saved", "suspended", "jumping", "arrived", "attached"):
-            self.journal.record(event, uuid=DB, boot_id="new", kernel="7.2", ram_bytes=1, state_bytes=1)
-
-    def resume(self) -> None:
-        self.journal.record("restoring")
-        self.journal.record("vm_resuming", uuid=DB)
-        self.journal.record("vm_resumed", uuid=DB, qemu="11.1.3")
 
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     house = House(tmp_path)
 
-    @contextmanager
-    def connect() -> Iterator[House]:
-        yield house
-
-    monkeypatch.setattr(restarts, "connect_patiently", connect)
     monkeypatch.setattr(restarts, "LOOK_S", 0.01)
-    monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "11.1.3")
-    monkeypatch.setattr(kexec, "running_cmdline", lambda: "root=/dev/vda1")
+    house.connected(monkeypatch)
     return house
 
 

@@ -24,7 +24,7 @@ from .incoming import restore_xml
 from .journal import Journal
 from .request import Request
 
-STORED = "stored"
+FOLDER = "stored"
 # A disk that is slower is none to save VMs on.
 SLOWEST_BYTES_PER_S = 50e6
 CANCEL_LIMIT_S = 60.0
@@ -33,7 +33,7 @@ LOOK_S = 0.1
 
 def image_of(config: Config, uuid: str) -> Path:
     """Where a VM is while it is stored."""
-    return config.state_dir / STORED / permit.checked(uuid)
+    return config.state_dir / FOLDER / permit.checked(uuid)
 
 
 def store(config: Config, hypervisor: Hypervisor, journal: Journal, wanted: Request) -> None:
