@@ -74,12 +74,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Attach the serial console to whatever fails."""
+    """Attach to whatever fails the serial consoles, and what the guests are doing."""
     if call.excinfo is not None and (FOLDER / "lab.json").exists():
         for host in Lab.load(FOLDER).hosts:
             if hosts.emulator_failed(host) or hosts.guest_was_mixed_up(host):
                 _broke_down.append(host.name)
             item.add_report_section(call.when, f"console of {host.name} ({host.console})", hosts.console_tail(host, 60))
+            item.add_report_section(call.when, f"guests of {host.name}", scene.portraits(host))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

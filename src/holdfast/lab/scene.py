@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 
 from ..command import step
 from .guests.definitions import GUESTS, GuestSpec, Role
@@ -34,6 +34,26 @@ GUEST_LIMIT_S = 900.0
 # In between the host is looked at.
 KNOCK_S = 60.0
 ATTEMPTS = 3
+# A guest that is silent may have crashed, wait for something, or run in circles: its console, and twice where its CPU
+# is, tell these apart; its stack says how it got there.
+PORTRAITS = """
+for name in $(virsh -q list --all --name); do
+    printf '== %s: %s\\n' "$name" "$(virsh -q domstate --reason "$name")"
+    tail -n 25 "/var/log/libvirt/qemu/$name-console.log" "/var/log/libvirt/qemu/$name.log" || true
+    virsh -q domstate "$name" | grep -q running || continue
+    for ask in 'info registers' 'info lapic' 'x/96gx $esp' 'info registers'; do
+        echo "-- $ask"
+        timeout 60 virsh -q qemu-monitor-command "$name" --hmp "$ask" | grep -v '^[FX]' || true
+    done
+done 2>&1
+"""
+
+
+def portraits(host: Host) -> str:
+    """What every guest of a host is doing, for whoever has to find out why one is silent. Empty without a host."""
+    with contextlib.suppress(CommandFailed):
+        return on_host(host, PORTRAITS) if host.alive else ""
+    return f"{host.name} does not answer\n"
 
 
 def start_guests(folder: Path, name: str = "hv1", guests: Sequence[GuestSpec] = GUESTS) -> Host:
