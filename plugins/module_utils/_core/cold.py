@@ -119,7 +119,7 @@ def _store(config: Config, hypervisor: Hypervisor, journal: Journal, uuid: str, 
     # Now, while the others run: what is not on the disk yet would be written while they stand still.
     durable.sync(image)
     durable.sync(image.parent)
-    proof = integrity.ram_proof(image, uuid, coverage)
+    proof = integrity.image_proof(image, uuid, coverage)
     journal.record("vm_stored", uuid=uuid, ram_bytes=ram_bytes, image_proof=proof)
 
 
@@ -174,7 +174,7 @@ def _compare(record: Dict[str, Any], image: Path) -> bool:
     if not saved:
         return False
     try:
-        found = integrity.ram_proof(image, record["uuid"], saved["coverage"])
+        found = integrity.image_proof(image, record["uuid"], saved["coverage"])
     except OSError as exc:
         raise VmError(f"VM {record['name']}: its saved image {image} cannot be read: {exc.strerror}") from exc
     if saved != found:
