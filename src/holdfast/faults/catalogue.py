@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ..lab.guests.definitions import GUESTS
@@ -14,6 +14,7 @@ from ..lab.guests.definitions import GUESTS
 UUID = {guest.name: guest.uuid for guest in GUESTS}
 DB, UEFI, TICK = "db1", "uefi1", "tick1"
 VAULT = "/var/lib/holdfast/pool/holdfast"
+STORED = "/var/lib/holdfast/stored"
 KILL_AGENT = "kill -KILL $AGENT"
 KILL_LIBVIRTD = "kill -KILL $(pidof libvirtd)"
 JOURNAL = "/var/lib/holdfast/journal.jsonl"
@@ -61,8 +62,9 @@ class Fault:
     ``event``: the event of the journal at which the ``deed`` (a shell script on the host) is done; empty: before the
     live update is asked for. ``mend``: what the operator does afterwards, before ``recover``. ``given_up``: VMs that
     the operator gives up then. ``fates``: VMs that do not carry on. ``limits``: fields of the request, which is put to
-    the agent directly unless there are ``controllers``. ``reset_after_s``: after so many seconds without an answer
-    somebody switches the host off and on. ``ram_survives``: that of every VM, and what else belongs to it; ``why`` not.
+    the agent directly unless there are ``controllers``. ``cold``: VMs that are to wait on disk. ``reset_after_s``:
+    after so many seconds without an answer somebody switches the host off and on. ``ram_survives``: that of every VM,
+    and what else belongs to it; ``why`` not.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Fault:
     fates: Mapping[str, Fate] = field(default_factory=dict)
     limits: Mapping[str, object] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    cold: tuple[str, ...] = ()
     ram_survives: bool = True
     controllers: Controllers | None = None
     reset_after_s: float = 0.0
@@ -133,6 +136,12 @@ def _gone(name: str, phase: str, event: str) -> Fault:
 def _crash(name: str, phase: str, event: str, deed: str) -> Fault:
     """The new kernel ends before a VM was resumed: the old one takes over as crash kernel."""
     return Fault(name, phase, event, deed, (Ending.FELL_BACK,), limits={"deadline_s": CRASH_DEADLINE_S})
+
+
+def _cold(name: str, phase: str, event: str, deed: str, end: Ending) -> Fault:
+    """The one that waits on disk carries on like the others."""
+    limits = {"deadline_s": CRASH_DEADLINE_S} if end is Ending.FELL_BACK else {}
+    return Fault(name, phase, event, deed, (end,), limits=limits, cold=(TICK,))
 
 
 def _controller_killed(phase: str, event: str) -> Fault:
@@ -347,5 +356,22 @@ CONTROLLERS = (
         controllers=Controllers(count=2, exits=((DONE, HOST_FAILED), (DONE, REFUSED), (DONE, LOCKED))),
     ),
 )
+# One VM waits on disk, the others in the pool.
+COLD = (
+    _cold("agent killed while a VM is saved to disk", "store", f"vm_storing {UUID[TICK]}", KILL_AGENT, Ending.ABORTED),
+    _cold("agent killed when a VM is on disk", "store", f"vm_stored {UUID[TICK]}", KILL_AGENT, Ending.ABORTED),
+    _cold("agent killed when all wait, one on disk", "jump", "suspended", KILL_AGENT, Ending.ABORTED),
+    _cold("agent killed while a VM loads from disk", "start", f"vm_loading {UUID[TICK]}", KILL_AGENT, Ending.UPGRADED),
+    _cold("the new kernel panics while a VM is on disk", "restore", "restoring", PANIC, Ending.FELL_BACK),
+    replace(
+        _harm("a bit of a saved VM on disk flipped", f'python3 -c "{FLIP % (1000, 1000)}" {STORED}/{UUID[TICK]}'),
+        cold=(TICK,),
+    ),
+    replace(
+        _gone("power lost while one VM is on disk", "jump", "suspended"),
+        cold=(TICK,),
+        fates=dict.fromkeys((DB, UEFI), Fate.STARTED_AFRESH),
+    ),
+)
 # Those with controllers come last: they install a second kernel, and the others are meant for a host that has one.
-FAULTS = (*BEFORE_THE_JUMP, *AFTER_THE_JUMP, *CONTROLLERS)
+FAULTS = (*BEFORE_THE_JUMP, *AFTER_THE_JUMP, *COLD, *CONTROLLERS)

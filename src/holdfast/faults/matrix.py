@@ -212,7 +212,7 @@ def _play(host: Host, fault: Fault, at: float | None) -> Played:
         story = controller.play(host, fault, fault.controllers)
         return Played(host, strike.ending(story.journal, story.generation), _why(story.journal), story.trouble)
     strike.arm(host, fault, at)
-    generation = strike.begin(host, fault.unknown, fault.limits)
+    generation = strike.begin(host, fault)
     try:
         journal = strike.wait(host, generation, fault.reset_after_s)
     except strike.StaysAway:

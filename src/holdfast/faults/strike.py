@@ -9,7 +9,7 @@ import contextlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,14 @@ def wait_for_word(host: Host, word: str, worth_it: Callable[[], bool]) -> None:
         time.sleep(WORD_S)
 
 
-def begin(host: Host, unknown: tuple[str, ...] = (), limits: Mapping[str, object] | None = None) -> str:
-    """Ask for a live update as the module would; returns its generation."""
+def begin(host: Host, fault: Fault | None = None) -> str:
+    """Ask for a live update as the module would, the way a fault wants it; returns its generation."""
     wish = {
         "priority": {guest.name: guest.priority for guest in GUESTS},
         "may_restart": list(MAY_RESTART),
-        "unknown": list(unknown),
-        "limits": dict(limits or {}),
+        "unknown": list(fault.unknown if fault else ()),
+        "cold": list(fault.cold if fault else ()),
+        "limits": dict(fault.limits if fault else {}),
     }
     text = shlex.quote(json.dumps(wish))
     return ask(host, f"printf '%s\\n' {text} | {PROGRAMS}/begin-live-update").strip()
