@@ -30,6 +30,7 @@ def vm(host: str, **fields: Any) -> dict[str, Any]:
         "uuid": f"00000000-0000-4000-8000-{int(number):012d}",
         "state": "running",
         "ram_bytes": 4 * GIB,
+        "ram_backing": "file-shared",
         **fields,
     }
 

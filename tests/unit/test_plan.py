@@ -19,6 +19,7 @@ from rich.console import Console
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import CpuFacts, Disk, Mount, Treatment
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan import batches, checker, pause, planner, solver
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.batches import Limit, Puzzle
+from ansible_collections.holdfast.kvm.plugins.module_utils._plan.destinations import Standing
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import document, fingerprint
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.html import page
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.model import (
@@ -68,6 +69,10 @@ def planned(known: Fleet) -> Plan:
     plan = planner.plan(known)
     assert checker.check(known, plan) == ()
     return plan
+
+
+def pools(*names: str) -> list[Host]:
+    return [host(name, pool=True) for name in names]
 
 
 def hosts(count: int) -> list[Host]:
@@ -436,3 +441,29 @@ def test_plans_for_fleets_of_all_kinds_are_right(seed: int) -> None:
     ):
         one = replace(known, hosts=hosts_, vms=vms, limits=Limits(waves=waves, reserve_hosts=seed % 2))
         assert planned(one) == planner.plan(one), "the same fleet gives the same plan"
+
+
+# --- where the RAM is -----------------------------------------------------------------------------------------------
+
+
+def test_a_vm_of_the_pool_is_moved_to_another_pool_only() -> None:
+    moved = vm("a", "h1", treatments=(LIVE,), pooled=True)
+    plan = planned(fleet([*pools("h1", "h3"), host("h2")], [moved], waves=(1,)))
+    assert {move.destination for batch in plan.batches for move in batch.evacuations} == {"h1", "h3"}
+
+
+def test_a_vm_that_is_not_in_a_pool_is_not_moved_to_one() -> None:
+    anonymous = vm("a", "h1", treatments=(LIVE,))
+    plan = planned(fleet([host("h1"), *pools("h2")], [anonymous], waves=(1,)))
+    assert "not in a pool" in why_out(plan, "h1")
+
+
+def test_a_vm_outside_the_pool_takes_nothing_of_it() -> None:
+    """Its home has its pool's room for others, before and after it was moved."""
+    known = fleet(
+        pools("h1", "h2"), [vm("a", "h1", ram_bytes=60 * GIB), vm("b", "h1", ram_bytes=60 * GIB, pooled=True)]
+    )
+    standing = Standing(known)
+    assert standing.ram_free == {"h1": 4 * GIB, "h2": 64 * GIB}
+    standing.move(known.vms[0], "h2")
+    assert standing.ram_free == {"h1": 4 * GIB, "h2": 64 * GIB}

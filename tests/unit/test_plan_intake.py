@@ -38,8 +38,11 @@ HOST = {
 }
 
 
+IN_POOL = {"ram_bytes": 2 * GIB, "ram_backing": "file-shared"}
+
+
 def guest(name: str, **fields: Any) -> dict[str, Any]:
-    return {"name": name, "uuid": f"uuid-{name}", "state": "running", "ram_bytes": 2 * GIB, "disks": [], **fields}
+    return {"name": name, "uuid": f"uuid-{name}", "state": "running", **IN_POOL, "disks": [], **fields}
 
 
 def found(name: str, *guests: dict[str, Any], **fields: Any) -> Found:
@@ -62,6 +65,13 @@ def test_a_host_has_the_room_that_is_free_and_what_its_vms_take() -> None:
     assert (host.ram_bytes, host.cpus, host.domain, host.link_mbit) == (12 * GIB, 8, "A", 25000.0)
     assert host.mounts == (Mount("/srv", "nas:/srv"),)
     assert [vm.name for vm in known.vms] == ["a"]
+
+
+def test_a_vm_outside_the_pool_has_no_part_in_the_room_that_the_pool_is() -> None:
+    known = fleet(found("h1", guest("a"), guest("b", ram_backing="anonymous")))
+    assert known.hosts[0].pool
+    assert known.hosts[0].ram_bytes == 12 * GIB
+    assert [vm.pooled for vm in known.vms] == [True, False]
 
 
 def test_a_host_without_a_pool_has_the_ram_of_the_host() -> None:

@@ -42,6 +42,7 @@ def vm(name: str, number: int, **fields: Any) -> dict[str, Any]:
         "uuid": f"00000000-0000-4000-8000-{number:012d}",
         "state": "running",
         "ram_bytes": 4 * GIB,
+        "ram_backing": "file-shared",
         "vcpus": 2,
         "cpu_mode": "host-model",
         "disks": [{"target": "vda", "source": f"/srv/vms/{name}.qcow2", "kind": "file"}],

@@ -254,7 +254,7 @@ class _Checker:
     def _used(self) -> Counter[str]:
         used: Counter[str] = Counter()
         for vm in self.fleet.vms:
-            used[self.where[vm.uuid]] += vm.ram_bytes
+            used[self.where[vm.uuid]] += self._ram_of(vm, self.where[vm.uuid])
         return used
 
     def _go_home(self, batch: Batch) -> Iterator[Violation]:
@@ -280,13 +280,13 @@ class _Checker:
         for at, begins, move in sorted(steps, key=lambda step: (round(step[0], 3), step[1])):
             vm = self.vm[move.uuid]
             if not begins:
-                ram[move.source] -= vm.ram_bytes
+                ram[move.source] -= self._ram_of(vm, move.source)
                 vcpus[move.source] -= vm.vcpus
                 continue
             if at < begin_s - _SLACK_S or at + move.seconds > end_s + _SLACK_S:
                 yield Violation(Rule.TIME, f"{vm.name} is moved at {at} s, outside of its phase")
             yield from self._fits(vm, move)
-            ram[move.destination] += vm.ram_bytes
+            ram[move.destination] += self._ram_of(vm, move.destination)
             vcpus[move.destination] += vm.vcpus
             yield from self._room(vm, move.destination, ram, vcpus)
             self.where[move.uuid] = move.destination
@@ -300,6 +300,8 @@ class _Checker:
             copied = self.fleet.limits.copy_storage and disk.target in move.copied_disks
             if not copied and not self._disk_is_there(disk, move.source, move.destination):
                 yield Violation(Rule.STORAGE, f"{move.destination} does not reach {disk.source} of {vm.name}")
+        if move.destination != vm.host and self.host[move.destination].pool is not vm.pooled:
+            yield Violation(Rule.RAM, f"{vm.name} would not get the kind of RAM that it has on {move.destination}")
         if self._meets_its_like(vm, move.destination):
             yield Violation(Rule.ANTI_AFFINITY, f"{vm.name} meets another member of {vm.group} on {move.destination}")
         mbit = min(self.host[move.source].link_mbit, self.host[move.destination].link_mbit)
@@ -334,11 +336,17 @@ class _Checker:
         """A host that was over its limit before the campaign is allowed that much again, when VMs come home to it."""
         host = self.host[name]
         at_first = [other for other in self.fleet.vms if other.host == name]
-        if ram[name] > max(host.ram_bytes, sum(other.ram_bytes for other in at_first)):
+        if ram[name] > max(host.ram_bytes, sum(self._ram_of(other, name) for other in at_first)):
             yield Violation(Rule.RAM, f"{name} has no RAM for {vm.name}")
         most = max(host.cpus * self.fleet.limits.cpu_ratio, sum(other.vcpus for other in at_first))
         if host.cpus and vcpus[name] > most:
             yield Violation(Rule.VCPUS, f"{name} has no processors for {vm.name}")
+
+    def _ram_of(self, vm: Vm, name: str) -> int:
+        """What it takes of a host's room for VMs: of a pool nothing, if its RAM is elsewhere."""
+        if self.host[name].pool and not vm.pooled:
+            return 0
+        return vm.ram_bytes
 
     def _vcpus(self) -> Counter[str]:
         counted: Counter[str] = Counter()

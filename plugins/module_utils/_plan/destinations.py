@@ -61,6 +61,7 @@ class Standing:
     def __init__(self, fleet: Fleet) -> None:
         ratio = fleet.limits.cpu_ratio
         self.where: Dict[str, str] = {}
+        self._hosts = {host.name: host for host in fleet.hosts}
         self.ram_free = {host.name: host.ram_bytes for host in fleet.hosts}
         # A host whose processors nobody counted is not limited by them.
         self.cpu_free = {host.name: host.cpus * ratio if host.cpus else float("inf") for host in fleet.hosts}
@@ -74,14 +75,14 @@ class Standing:
 
     def move(self, vm: Vm, destination: str) -> None:
         source = self.where[vm.uuid]
-        self.ram_free[source] += vm.ram_bytes
+        self.ram_free[source] += self._hosts[source].room_taken_by(vm)
         self.cpu_free[source] += vm.vcpus
         self.members[source][vm.group] -= 1
         self._enter(vm, destination)
 
     def _enter(self, vm: Vm, host: str) -> None:
         self.where[vm.uuid] = host
-        self.ram_free[host] -= vm.ram_bytes
+        self.ram_free[host] -= self._hosts[host].room_taken_by(vm)
         self.cpu_free[host] -= vm.vcpus
         self.members[host][vm.group] += 1
 

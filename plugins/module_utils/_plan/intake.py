@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
 
 from .._core.errors import BadInput
-from .._core.facts import CpuFacts, Disk, Mount, Treatment, VmFacts
+from .._core.facts import CpuFacts, Disk, Mount, RamBacking, Treatment, VmFacts
 from .._core.journal import WAITING
 from .._core.policy import Decision, Rule, check_known, decide, parse_rules, place
 from .._core.request import EVERYTHING
@@ -202,11 +202,12 @@ def _facts(vm: Mapping[str, Any]) -> VmFacts:
 def _host(entry: Found, measured: Sequence[Run], parallel: int, done: bool) -> Host:
     host = entry.host
     cpu, pool = host.get("cpu") or {}, host.get("pool") or {}
-    free = pool.get("free_bytes", 0) if pool.get("mounted") else host.get("mem_available_bytes", 0)
+    prepared = bool(pool.get("mounted"))
+    free = pool.get("free_bytes", 0) if prepared else host.get("mem_available_bytes", 0)
     mounts = (Mount(str(mount["path"]), str(mount["source"])) for mount in host.get("shared_mounts") or ())
     return Host(
         name=entry.name,
-        ram_bytes=int(free) + sum(int(vm["ram_bytes"]) for vm in _running(entry)),
+        ram_bytes=int(free) + sum(int(vm["ram_bytes"]) for vm in _running(entry) if _pooled(vm) or not prepared),
         cpus=int(cpu.get("count", 0)),
         cpu=CpuFacts(
             str(cpu.get("vendor", "")),
@@ -221,6 +222,7 @@ def _host(entry: Found, measured: Sequence[Run], parallel: int, done: bool) -> H
         domain=str(entry.domain),
         blockers=tuple(f"{one['message']} -- {one['remedy']}" for one in entry.blockers if not one.get("vm")),
         done=done,
+        pool=prepared,
     )
 
 
@@ -236,6 +238,11 @@ def _link_mbit(entry: Found) -> float:
 def _running(entry: Found) -> List[Mapping[str, Any]]:
     """VMs that have RAM. One that is shut off is not touched by an upgrade."""
     return [vm for vm in entry.vms if vm.get("state") != "shutoff"]
+
+
+def _pooled(vm: Mapping[str, Any]) -> bool:
+    """Whether its RAM is what a pool takes: libvirt moves a VM as it runs, and refuses to change that on the way."""
+    return str(vm.get("ram_backing") or "") == RamBacking.FILE_SHARED.value
 
 
 def _vms(entry: Found, decisions: Mapping[str, Decision]) -> List[Vm]:
@@ -264,6 +271,7 @@ def _vm(entry: Found, vm: Mapping[str, Any], decision: Decision) -> Vm:
         return_home=decision.return_home,
         may_restart=decision.may_restart,
         rule=decision.reason,
+        pooled=_pooled(vm),
     )
 
 

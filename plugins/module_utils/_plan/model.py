@@ -47,6 +47,8 @@ class Switchover:
 class Host:
     """A hypervisor. ``ram_bytes`` is all its room for VM RAM, taken and free; ``cpus`` 0 when it is not known.
 
+    ``pool``: it was prepared, and that room is its pool, which only VMs that are ``pooled`` take of.
+
     ``blockers`` is why it cannot be upgraded now; ``done`` says that it has been. ``domain``: hosts that share a rack,
     or whatever fails together.
     """
@@ -61,13 +63,19 @@ class Host:
     domain: str = ""
     blockers: Tuple[str, ...] = ()
     done: bool = False
+    pool: bool = False
+
+    def room_taken_by(self, vm: Vm) -> int:
+        """Bytes of ``ram_bytes`` that a VM takes while it runs here."""
+        return 0 if self.pool and not vm.pooled else vm.ram_bytes
 
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM that runs now. ``held`` is why it cannot stay in place, ``bound`` why it cannot leave its host.
+    """A VM that runs now. ``pooled``: its RAM is a shared file, as a pool keeps it.
 
-    ``treatments`` are those its policy allows, in its order; ``rule`` is the rule that says so.
+    ``held`` is why it cannot stay in place, ``bound`` why it cannot leave its host. ``treatments`` are those its policy
+    allows, in its order; ``rule`` is the rule that says so.
     """
 
     name: str
@@ -89,6 +97,7 @@ class Vm:
     return_home: bool = False
     may_restart: bool = False
     rule: str = ""
+    pooled: bool = False
 
 
 @dataclass(frozen=True)

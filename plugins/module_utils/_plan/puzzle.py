@@ -73,10 +73,11 @@ def _reserve(fleet: Fleet, choices: Choices, hosts: Sequence[str]) -> List[Limit
     count = fleet.limits.reserve_hosts
     if not count:
         return []
-    sizes = {host.name: host.ram_bytes for host in fleet.hosts}
-    free = sum(sizes.values()) - sum(vm.ram_bytes for vm in fleet.vms)
+    known = {host.name: host for host in fleet.hosts}
+    sizes = {name: host.ram_bytes for name, host in known.items()}
+    free = sum(sizes.values()) - sum(known[vm.host].room_taken_by(vm) for vm in fleet.vms)
     kept = sum(sorted(sizes.values(), reverse=True)[:count])
-    staying = {host: sum(vm.ram_bytes for vm in choices.paused(host)) for host in hosts}
+    staying = {host: sum(map(known[host].room_taken_by, choices.paused(host))) for host in hosts}
     # At least one, so that where nothing is to spare every host goes alone.
     weights = {host: max(-(-(sizes[host] - staying[host]) // _MIB), 1) for host in hosts}
     many = f"{count} host{'s' if count > 1 else ''}"

@@ -1,7 +1,10 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether a VM that runs on one host could run on another: its CPU and its disks. Room is another matter."""
+"""Whether a VM that runs on one host could run on another: its CPU, its disks, and where its RAM would be.
+
+How much room there is, is another matter.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ class Reach:
         key = (vm.uuid, destination)
         if key not in self._known:
             storage = [] if self._limits.copy_storage else self._storage(vm, destination)
-            self._known[key] = [*self._cpu(vm, destination), *storage]
+            self._known[key] = [*self._cpu(vm, destination), *storage, *self._backing(vm, destination)]
         return self._known[key]
 
     def copied(self, vm: Vm, source: str, destination: str) -> Tuple[Disk, ...]:
@@ -58,6 +61,15 @@ class Reach:
         if key not in self._supersets:
             self._supersets[key] = bool(self._flags[source]) and self._flags[source] <= self._flags[destination]
         return self._supersets[key]
+
+    def _backing(self, vm: Vm, destination: str) -> List[str]:
+        """A VM keeps its kind of RAM when it moves; at home it may stay what it was."""
+        pool = self._hosts[destination].pool
+        if destination == vm.host or vm.pooled == pool:
+            return []
+        if pool:
+            return ["would have to give it RAM of its own: the VM's is not in a pool (cold or restart brings it there)"]
+        return ["has no pool (prepare), and would keep the VM's RAM in a file on its disk"]
 
     def _storage(self, vm: Vm, destination: str) -> List[str]:
         return [

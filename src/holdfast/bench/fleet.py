@@ -55,6 +55,7 @@ def _host(number: int) -> Host:
         link_mbit=25000.0,
         mounts=(SHARED,),
         domain=f"rack{number // HOSTS_PER_RACK + 1}",
+        pool=True,
     )
 
 
@@ -97,6 +98,7 @@ def _vm(number: int, host: str, group: Group | None, dice: random.Random) -> Vm:
         group=group.name if group else "",
         return_home=critical and dice.random() < 0.5,
         rule="by rule 1 (tag critical)" if critical else "by rule 3 (every VM)",
+        pooled=True,
     )
 
 
