@@ -48,7 +48,7 @@ def vm(name: str, where: str, number: int, **fields: Any) -> Vm:
     return Vm(name, f"uuid-{number}", where, vcpus=4, ram_bytes=8 * GIB, disks=disks, rule="by rule 1", **fields)
 
 
-# Two racks, and hosts that will not do: another processor, no shared storage, no RAM, no processors to spare.
+# Two racks, and hosts that will not do: another processor, no shared storage, no RAM, another kind, no processors left.
 FLEET = Fleet(
     hosts=(
         *(host("a1", "A"), host("a2", "A"), host("b1", "B"), host("b2", "B")),
@@ -57,6 +57,7 @@ FLEET = Fleet(
         host("island", mounts=(), done=True),
         host("full", ram_bytes=GIB, done=True),
         host("busy", cpus=1, done=True),
+        host("pool", pool=True, done=True),
     ),
     vms=(
         *(vm("db-1", "a1", 1, group="db"), vm("db-2", "b1", 2, group="db"), vm("db-3", "a2", 3, group="db")),
@@ -155,6 +156,7 @@ BROKEN: list[tuple[str, Rule, Callable[[], Plan]]] = [
     ("to a host that is next", Rule.DESTINATION, lambda: with_move(GOOD, "core-2", destination=next_after("core-2"))),
     ("to another kind of processor", Rule.CPU, lambda: with_move(GOOD, "mail", destination="old")),
     ("away from its disks", Rule.STORAGE, lambda: with_move(GOOD, "mail", destination="island")),
+    ("to a host with another kind of RAM", Rule.RAM, lambda: with_move(GOOD, "mail", destination="pool")),
     ("to a host without RAM", Rule.RAM, lambda: with_move(GOOD, "mail", destination="full")),
     ("to a host without processors", Rule.VCPUS, lambda: with_move(GOOD, "mail", destination="busy")),
     ("to another of its group", Rule.ANTI_AFFINITY, lambda: with_move(GOOD, "core-1", destination="spare")),
