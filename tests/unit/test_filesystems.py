@@ -97,8 +97,16 @@ def test_a_file_system_that_does_not_answer_is_named_and_nobody_waits_for_it_for
         host.sync()
 
 
-def test_programs_that_do_not_end_are_left_behind() -> None:
+def test_programs_that_do_not_end_are_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of the agent's unit, which systemd would not end before them."""
+    monkeypatch.setattr(command, "NO_UNIT", tmp_path / "cgroup.procs")
     begun = time.monotonic()
     late = command.run_beside({"quick": ["true"], "broken": ["false"], "slow": ["sleep", "60"]}, 0.5)
     assert late == ("slow",)
     assert time.monotonic() - begun < 30
+    assert int(command.NO_UNIT.read_text()) > 1
+
+
+def test_a_host_without_such_groups_syncs_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "NO_UNIT", tmp_path / "absent/cgroup.procs")
+    assert command.run_beside({"quick": ["true"]}, 10) == ()

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Mapping, Optional, Sequence, Tuple
 
 from .errors import CommandFailed
+
+# The root of the control groups (cgroup v2): what is in it belongs to no unit of systemd.
+NO_UNIT = Path("/sys/fs/cgroup/cgroup.procs")
 
 
 def run(argv: Sequence[str], *, timeout_s: float = 60, stdin: Optional[str] = None) -> str:
@@ -35,6 +40,8 @@ def run_beside(calls: Mapping[str, Sequence[str]], limit_s: float) -> Tuple[str,
     """Run programs side by side, whatever they end with; returns the names of those that did not end within the limit.
 
     These are left behind: a program that waits for a disk or a server that does not answer cannot be killed either.
+    So none of them is in our unit, which would not end before they do, and what comes after it (ExecStopPost, where
+    paused VMs are brought back) would wait as long.
     """
     nothing = subprocess.DEVNULL
     deadline = time.monotonic() + limit_s
@@ -42,6 +49,9 @@ def run_beside(calls: Mapping[str, Sequence[str]], limit_s: float) -> Tuple[str,
         name: subprocess.Popen(list(argv), stdin=nothing, stdout=nothing, stderr=nothing)
         for name, argv in calls.items()
     }
+    for child in running.values():
+        with suppress(OSError):  # it has ended, or there are no such groups here
+            NO_UNIT.write_text(str(child.pid))
     late = []
     for name, child in running.items():
         try:
