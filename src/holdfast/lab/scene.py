@@ -153,6 +153,8 @@ class Watch:
         return self._look(guest, self.so_far(guest.name))
 
     def _look(self, guest: GuestSpec, held: Sequence[Held]) -> Snapshot:
+        # The lab's port forward hangs up after 75 s, which a guest that maps its RAM anew may need on a slow machine.
+        wait_for_guest(self.host, guest)
         return take(witness(self.host, guest), self._probes.get(guest.name), held)
 
     def abandon(self) -> None:
