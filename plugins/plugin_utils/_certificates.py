@@ -10,9 +10,11 @@ anyway, and not kept.
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -58,13 +60,17 @@ def is_made(folder: Path, party: str) -> bool:
 
 
 def authority(folder: Path, party: str, now: datetime) -> Authority:
-    """The authority for ``libvirt`` or ``qemu``, made when there is none yet. Raises HoldfastError."""
+    """The authority for ``libvirt`` or ``qemu``, made when there is none yet. Raises HoldfastError.
+
+    Ansible asks for many hosts at the same time, from a process for each: the first one makes it, the others wait.
+    """
     certificate, key = folder / f"{party}-ca.pem", folder / f"{party}-ca.key"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_made(folder, party):
-            _make_authority(party, certificate, key, now)
-        return _read(certificate, key)
+        with _one_at_a_time(folder):
+            if not is_made(folder, party):
+                _make_authority(party, certificate, key, now)
+            return _read(certificate, key)
     except (OSError, ValueError) as error:
         hint = "its certificates cannot be renewed without it; for a new one, remove both files and prepare all hosts"
         raise HoldfastError(f"the authority in {certificate} and {key} cannot be used: {error}", hint) from error
@@ -112,6 +118,16 @@ def issue(signer: Authority, names: Sequence[str], now: datetime, days: int) -> 
         .sign(signer.key, hashes.SHA256())
     )
     return Issued(_pem(certificate), _key_pem(key))
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _make_authority(party: str, certificate: Path, key: Path, now: datetime) -> None:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import grp
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,6 +51,16 @@ def test_an_authority_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> No
     assert _certificates.authority(folder, "libvirt", NOW).pem == first.pem
     assert folder.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
+
+
+def _serial(folder: Path) -> int:
+    return _certificates.authority(folder, "libvirt", NOW).certificate.serial_number
+
+
+def test_hosts_that_are_prepared_at_the_same_time_have_the_same_authority(tmp_path: Path) -> None:
+    """Ansible has a process for each; two that both made one left one's key beside the other's certificate."""
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("fork")) as hosts:
+        assert len(set(hosts.map(_serial, [tmp_path / "pki"] * 8))) == 1
 
 
 def test_libvirt_and_qemu_have_authorities_of_their_own(tmp_path: Path) -> None:
