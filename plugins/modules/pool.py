@@ -13,7 +13,8 @@ version_added: 0.1.0
 description:
   - Keeps RAM out of the kernel's allocator from the next boot on, with C(memmap=) and C(nokaslr) on the command line of
     every installed and every future kernel (Debian's GRUB, a file in C(/etc/default/grub.d)).
-  - Chooses the regions from the firmware's memory map. A pool that fits the wish already stays where it is.
+  - Chooses the regions from the firmware's memory map. A pool that fits the wish already stays where it is. A large one
+    is kept in pieces, which the kernel attaches at the same time.
   - Keeps RAM for a crash kernel as well (C(crashkernel=)), in which the old kernel takes over, with the VMs, when a new
     one panics or hangs right after a live update.
   - Writes the agent's configuration, C(/etc/holdfast/agent.json), and sets C(memory_backing_dir) in

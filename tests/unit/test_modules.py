@@ -369,6 +369,18 @@ def test_a_wish_is_granted_by_the_pool_that_is_there() -> None:
     other = reservation.wanted_config(present, FIRMWARE, reservation.Wish((PoolWish(2 * GIB),)))
     assert other.pool is not None
     assert other.pool.regions[0].size == 2 * GIB
+    elsewhere = reservation.wanted_config(present, FIRMWARE, reservation.Wish((PoolWish(GIB, start=5 * GIB),)))
+    assert elsewhere.pool is not None
+    assert elsewhere.pool.regions[0].start == 5 * GIB
+
+
+def test_a_wish_is_granted_in_whatever_pieces() -> None:
+    halves = tuple(facts.Region(start * GIB, GIB) for start in (5, 6))
+    present = config.Config(config.PoolConfig("fsdax", Path("/p"), halves))
+    for start in (None, 5 * GIB):
+        same = reservation.wanted_config(present, FIRMWARE, reservation.Wish((PoolWish(2 * GIB, start=start),)))
+        assert same.pool is not None
+        assert same.pool.regions == halves
 
 
 @pytest.mark.parametrize(

@@ -103,11 +103,38 @@ def test_each_node_gets_its_own_region() -> None:
     chosen = regions.choose(
         TWO_NODES, [PoolWish(32 * GIB, node=1), PoolWish(16 * GIB, node=0), PoolWish(8 * GIB, node=1)]
     )
+    # The kernel keeps regions apart that touch.
     assert chosen == (
         Region(65 * GIB, 32 * GIB, node=1),
         Region(4 * GIB, 16 * GIB, node=0),
         Region(97 * GIB, 8 * GIB, node=1),
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "largest"),
+    [
+        pytest.param(63 * GIB, 1, 63 * GIB, id="a small pool is one"),
+        pytest.param(100 * GIB, 3, 34 * GIB, id="of whole GiB"),
+        pytest.param(500 * GIB, 15, 34 * GIB, id="as small as is worth it"),
+        pytest.param(1500 * GIB + 6 * MIB, 16, 94 * GIB, id="not too many for the command line"),
+    ],
+)
+def test_a_large_pool_is_kept_in_pieces_that_are_attached_at_the_same_time(size: int, count: int, largest: int) -> None:
+    chosen = regions.choose((Region(4 * GIB, 2000 * GIB),), [PoolWish(size)])
+    assert len(chosen) == count
+    assert max(piece.size for piece in chosen) == largest
+    assert [piece.start for piece in chosen] == [4 * GIB, *(piece.end for piece in chosen[:-1])]
+    assert chosen[-1].end == 4 * GIB + size
+    assert regions.problems((Region(4 * GIB, 2000 * GIB),), chosen) == ()
+
+
+def test_nodes_share_the_number_of_pieces() -> None:
+    nodes = tuple(Region(4 * GIB + node * 512 * GIB, 512 * GIB, node=node) for node in range(4))
+    chosen = regions.choose(nodes, [PoolWish(440 * GIB, node=node) for node in range(4)])
+    assert [piece.node for piece in chosen] == [node for node in range(4) for _ in range(4)]
+    many = tuple(Region(4 * GIB + node * 64 * GIB, 64 * GIB, node=node) for node in range(20))
+    assert len(regions.choose(many, [PoolWish(56 * GIB, node=node) for node in range(20)])) == 20
 
 
 def test_the_choice_is_the_same_again() -> None:

@@ -15,13 +15,17 @@ from typing import Optional, Sequence, Tuple
 
 from .command import run
 from .errors import HoldfastError
-from .regions import range_text
+from .regions import GIB, range_text
 from .resources import Region
 
-DRIVERS = ("nd_e820", "nd_pmem")
+# In this order: devices that come when their driver is there are attached at the same time, those that were there
+# before it one after the other (driver_attach).
+DRIVERS = ("nd_pmem", "nd_e820")
 JOINING_DRIVER = "dm_mod"
 JOINED = "holdfast"
+# For what there is anyway, and for the pages that the kernel describes: a crash kernel has one CPU for all of them.
 DEVICE_TIMEOUT_S = 30.0
+DEVICE_TIMEOUT_S_PER_GIB = 0.25
 SECTOR = 512
 
 
@@ -32,7 +36,9 @@ def device_of(regions: Sequence[Region], root: Path = Path("/")) -> str:
     """
     several = len(regions) > 1
     run(["modprobe", "-a", *DRIVERS, *([JOINING_DRIVER] if several else [])])
-    parts = tuple(_awaited(region, root) for region in regions)
+    limit_s = DEVICE_TIMEOUT_S + DEVICE_TIMEOUT_S_PER_GIB * sum(region.size for region in regions) / GIB
+    deadline = time.monotonic() + limit_s
+    parts = tuple(_awaited(region, root, deadline) for region in regions)
     if not several:
         return f"/dev/{parts[0]}"
     if not _joined(root):
@@ -40,16 +46,15 @@ def device_of(regions: Sequence[Region], root: Path = Path("/")) -> str:
     return _checked_joint(parts, root)
 
 
-def _awaited(region: Region, root: Path) -> str:
+def _awaited(region: Region, root: Path, deadline: float) -> str:
     # Probing goes on after modprobe returned, and udev may not be up yet: the node in devtmpfs is the event.
-    deadline = time.monotonic() + DEVICE_TIMEOUT_S
     while True:
         found = _device_at(region, root)
         if found:
             return found
         if time.monotonic() > deadline:
             raise HoldfastError(
-                f"no device at {range_text(region)} within {DEVICE_TIMEOUT_S:.0f} s, though this range is reserved",
+                f"the kernel has made no device at {range_text(region)}, though this range is reserved",
                 "see the kernel log for nd_pmem, and /proc/iomem for the range",
             )
         time.sleep(0.01)

@@ -26,6 +26,11 @@ RAM_KIND = "System RAM"
 # The kernel describes every 4 KiB page of an fsdax pool by 64 bytes, taken from the host's own RAM
 # (8 GB for 500 GiB were seen).
 PAGES_PER_PAGE_OF_STRUCTURES = 64
+# It writes those of one region on one CPU, those of several at the same time (nd_async_device_register); regions that
+# touch stay apart (e820_nomerge). Fewer than this in a piece are described in half a second, and the command line, on
+# which each piece is, has an end.
+SMALLEST_PIECE_BYTES = 32 * GIB
+MOST_PIECES = 16
 MINIMUM_HOST_RESERVE_BYTES = 2 * GIB
 HOST_RESERVE_PERCENT = 5
 
@@ -105,7 +110,7 @@ def default_host_reserve(firmware: Sequence[Region]) -> int:
 def choose(
     firmware: Sequence[Region], wishes: Sequence[PoolWish], *, host_reserve_bytes: int | None = None
 ) -> tuple[Region, ...]:
-    """Regions for the wishes, in their order, each wholly inside one range of System RAM.
+    """Regions for the wishes, in their order, each wish wholly inside one range of System RAM; a large one in pieces.
 
     The lowest fitting address from 4 GiB on is taken: 4 GiB is where RAM goes on after the PCI hole on every PC, while
     the upper end moves with each memory module, so the pool stays where it is when the host gets more RAM. Below 4 GiB
@@ -121,7 +126,15 @@ def choose(
         free = _without(usable_ranges(firmware), chosen)
         chosen.append(_explicit(firmware, wish, chosen) if wish.start is not None else _lowest(free, wish))
     _check_reserve(firmware, chosen, host_reserve_bytes)
-    return tuple(chosen)
+    return tuple(piece for region in chosen for piece in pieces(region, MOST_PIECES // len(wishes)))
+
+
+def pieces(region: Region, most: int) -> tuple[Region, ...]:
+    """A region cut into pieces that the kernel attaches at the same time, each of whole GiB but the last."""
+    count = max(1, min(most, region.size // SMALLEST_PIECE_BYTES))
+    step = _ceil(-(-region.size // count), GIB)
+    starts = range(region.start, region.end, step)
+    return tuple(replace(region, start=start, size=min(step, region.end - start)) for start in starts)
 
 
 def problems(firmware: Sequence[Region], regions: Sequence[Region]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 from . import cmdline, crash_area, durable, grub, kexec, qemu_conf, regions
 from . import config as configuration
@@ -150,7 +150,11 @@ def vms_in_pool(config: Config) -> Tuple[str, ...]:
 
 
 def _grants(present: Sequence[Region], wishes: Sequence[PoolWish]) -> bool:
-    return len(present) == len(wishes) and all(
-        region.size == wish.size_bytes and region.node == wish.node and wish.start in (None, region.start)
-        for region, wish in zip(present, wishes)
-    )
+    """Whether there is as much on each node, in however many pieces, and something begins wherever it has to."""
+    sizes: Dict[int, int] = {}
+    for region in present:
+        sizes[region.node] = sizes.get(region.node, 0) + region.size
+    for wish in wishes:
+        sizes[wish.node] = sizes.get(wish.node, 0) - wish.size_bytes
+    starts = {None, *(region.start for region in present)}
+    return not any(sizes.values()) and all(wish.start in starts for wish in wishes)
