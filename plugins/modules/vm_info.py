@@ -28,6 +28,12 @@ options:
         says what is wrong.
     type: list
     elements: dict
+  measure_writes_s:
+    description:
+      - Seconds for which the running VMs are watched, all at the same time, for how fast they write to their RAM. QEMU
+        looks at a sample of their pages for it, and their guests do not notice. 0 for not watching them.
+    type: int
+    default: 0
 attributes:
   check_mode:
     description: Reads only.
@@ -67,6 +73,10 @@ vms:
         - Empty when the policy cannot be used.
       type: dict
       returned: when O(policy) is given
+    writes_bytes_per_s:
+      description: How fast it writes to its RAM, null when that was not measured.
+      type: int
+      returned: success
 policy_error:
   description: Why the policy cannot be used, and what to do. Empty when it can.
   type: str
@@ -80,11 +90,12 @@ summary:
   sample: ["db1: running, 256 MiB, RAM in the pool"]
 """
 
+from dataclasses import replace
 from typing import Any, Dict, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, collect, config, policy
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, collect, config, policy, writes
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain_ram import require_known
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import VmFacts, plain
@@ -95,13 +106,18 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 ARGUMENTS: Dict[str, Any] = {
     "names": {"type": "list", "elements": "str", "default": []},
     "policy": {"type": "list", "elements": "dict"},
+    "measure_writes_s": {"type": "int", "default": 0},
 }
 
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
-    names, rules = module.params["names"], module.params["policy"]
+    names, rules, seconds = (module.params[key] for key in ("names", "policy", "measure_writes_s"))
+    if not 0 <= seconds <= writes.LONGEST_S:
+        raise BadInput(f"VMs cannot be watched for {seconds} s", f"give measure_writes_s from 0 to {writes.LONGEST_S}")
     with connect() as hypervisor:
         vms = collect.vm_facts(hypervisor, config.load())
+        rates = writes.measure(hypervisor, seconds) if seconds else {}
+    vms = tuple(replace(vm, writes_bytes_per_s=rates.get(vm.uuid)) for vm in vms)
     require_known(vms, names)
     chosen = [vm for vm in vms if not names or vm.name in names]
     found: Dict[str, Any] = {"vms": [plain(vm) for vm in chosen], "summary": [summary(vm) for vm in chosen]}

@@ -364,6 +364,18 @@ def test_a_migration_takes_the_path_and_migrations_on_one_link_wait_for_each_oth
     assert moves[1].start_s == pytest.approx(moves[0].start_s + moves[0].seconds, abs=0.01)
 
 
+def test_a_vm_that_writes_a_lot_is_sent_for_longer_and_named_when_it_will_be_slowed_down() -> None:
+    once = migration_s(8 * GIB, 10000.0)
+    # 0.5 GB/s of 1.1 are sent again and again: 7.7 s become 12.4.
+    assert migration_s(8 * GIB, 10000.0, 500_000_000) == pytest.approx(12.4, abs=0.1)
+    assert migration_s(8 * GIB, 10000.0, 1_000_000) == once, "no more than what every VM writes"
+    assert migration_s(8 * GIB, 10000.0, 9_000_000_000) < 10 * once, "it is slowed down until it ends"
+    still, busy = vm("still", "h1", treatments=(LIVE,)), vm("busy", "h1", treatments=(LIVE,), writes_bytes_per_s=10**9)
+    plan = planner.plan(fleet([replace(one, link_mbit=1000.0) for one in hosts(2)], [still, busy]))
+    (warning,) = (one for one in plan.warnings if "slowed down" in one)
+    assert warning.startswith("busy: ")
+
+
 # --- what is written
 
 

@@ -177,7 +177,8 @@ class VmFacts:
     ``unsafe_devices`` lose their state in a live update, ``watched_devices`` keep it but need attention;
     ``migration_blockers`` are QEMU's own words (``query-migrate``, ``blocked-reasons``). ``oversized_queues``: virtio
     devices whose queues are larger than their QEMU was told to make them. ``qemu_version``: of the QEMU it runs in.
-    ``tags``: the operator's own words for it, kept in libvirt's metadata.
+    ``tags``: the operator's own words for it, kept in libvirt's metadata. ``writes_bytes_per_s``: how fast it writes to
+    its RAM, None when that was not measured.
     """
 
     name: str
@@ -215,6 +216,7 @@ class VmFacts:
     persistent: bool = True
     autostart: bool = False
     definition_converted: bool = False
+    writes_bytes_per_s: Optional[int] = None
 
     @property
     def running(self) -> bool:

@@ -272,6 +272,7 @@ def _vm(entry: Found, vm: Mapping[str, Any], decision: Decision) -> Vm:
         may_restart=decision.may_restart,
         rule=decision.reason,
         pooled=_pooled(vm),
+        writes_bytes_per_s=vm.get("writes_bytes_per_s"),
     )
 
 

@@ -54,7 +54,7 @@ class Menus:
     def _live(self, vm: Vm) -> Option:
         path = max((host.link_mbit for host in self._fleet.hosts if host.name != vm.host), default=0.0)
         link = min(path, self._hosts[vm.host].link_mbit)
-        seconds = migration_s(vm.ram_bytes, link) if link else 0.0
+        seconds = migration_s(vm.ram_bytes, link, vm.writes_bytes_per_s) if link else 0.0
         figures = self._fleet.switchover
         obstacles = list(vm.bound) or self._nowhere(vm)
         option = _judged(vm, Treatment.LIVE, obstacles, figures.p50_s, figures.p95_s, work_s=seconds)

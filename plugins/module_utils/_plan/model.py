@@ -75,7 +75,8 @@ class Vm:
     """A VM that runs now. ``pooled``: its RAM is a shared file, as a pool keeps it.
 
     ``held`` is why it cannot stay in place, ``bound`` why it cannot leave its host. ``treatments`` are those its policy
-    allows, in its order; ``rule`` is the rule that says so.
+    allows, in its order; ``rule`` is the rule that says so. ``writes_bytes_per_s``: how fast it writes to its RAM, None
+    when nobody looked.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Vm:
     may_restart: bool = False
     rule: str = ""
     pooled: bool = False
+    writes_bytes_per_s: Optional[int] = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .model import Batch, Bound, Fleet, Host, Move, Plan, Purpose, Vm, VmPlan
 from .pause import ASSUMED, predicted
 from .puzzle import at_stake, reserve_kept
 from .reach import Reach
-from .schedule import end_s, in_line, migration_s, path_mbit, upgrade_s
+from .schedule import end_s, in_line, is_slowed_down, migration_s, path_mbit, upgrade_s
 
 # Batches of hosts, and for each batch the places of the VMs that leave it.
 Places = Tuple[Tuple[Place, ...], ...]
@@ -82,7 +82,8 @@ class Record:
     def _move(self, place: Place, source: str, destination: str) -> Move:
         disks = self._reach.copied(place.vm, source, destination)
         sent = place.vm.ram_bytes + sum(disk.size_bytes for disk in disks)
-        seconds = migration_s(sent, path_mbit(self._hosts[source], self._hosts[destination]))
+        path = path_mbit(self._hosts[source], self._hosts[destination])
+        seconds = migration_s(sent, path, place.vm.writes_bytes_per_s)
         return Move(
             vm=place.vm.name,
             uuid=place.vm.uuid,
@@ -141,7 +142,17 @@ class Record:
         again = [move.vm for batch in written for move in batch.evacuations if move.again]
         if again:
             found.append(f"{_some(again)} can only go to a host that is next, and will be moved once more")
+        slowed = list(dict.fromkeys(move.vm for batch in written for move in batch.evacuations if self._slows(move)))
+        if slowed:
+            found.append(
+                f"{_some(slowed)}: written to nearly as fast as the link sends, or faster, and slowed down until moved;"
+                " plan for a quieter hour, or give them a faster link"
+            )
         return found
+
+    def _slows(self, move: Move) -> bool:
+        vm = next(vm for vm in self._fleet.vms if vm.uuid == move.uuid)
+        return is_slowed_down(vm.writes_bytes_per_s, path_mbit(self._hosts[move.source], self._hosts[move.destination]))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -6,23 +6,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from .model import Host, Move
 
 _MB = 1e6
 # mVM (CNetwork.java) divides Mbit/s by 9 instead of 8 to cover what protocols take.
 _BITS_PER_BYTE_SENT = 9
-# mVM's figures for a VM that does little; nobody measures yet how fast VMs write to their RAM.
+# mVM's figures for what every VM writes again and again.
 HOT_MB = 5.0
 HOT_S = 2.0
+# A guest that writes faster than that is slowed down (auto-converge) until its migration ends.
+SLOWED_TO = 0.9
 
 
-def migration_s(size_bytes: int, link_mbit: float) -> float:
+def migration_s(size_bytes: int, link_mbit: float, writes_bytes_per_s: Optional[int] = None) -> float:
     """Seconds of one live migration that has the whole path to itself.
 
-    mVM's formula, which reproduces its 500 published durations, with nothing but a small hot set being written:
-    all of it once, what was written meanwhile, and what was written during that.
+    mVM's formula, which reproduces its 500 published durations: all of it once, what was written meanwhile, and what
+    was written during that. With nothing but a small hot set being written, where nobody has looked.
     """
     per_s = link_mbit / _BITS_PER_BYTE_SENT
     once = size_bytes / _MB / per_s
@@ -31,7 +33,14 @@ def migration_s(size_bytes: int, link_mbit: float) -> float:
         return float("inf")
     if once <= HOT_S:
         return once + hot_per_s * once / (per_s - hot_per_s)
-    return once + HOT_MB / per_s + HOT_MB / per_s * hot_per_s / (per_s - hot_per_s)
+    cold_per_s = min(max(0.0, (writes_bytes_per_s or 0) / _MB - hot_per_s), SLOWED_TO * per_s)
+    again = (HOT_MB + (once - HOT_S) * cold_per_s) / (per_s - cold_per_s)
+    return once + again + HOT_MB / per_s * hot_per_s / (per_s - hot_per_s)
+
+
+def is_slowed_down(writes_bytes_per_s: Optional[int], link_mbit: float) -> bool:
+    """Whether a VM writes so fast that its migration over this link ends only because it is slowed down."""
+    return (writes_bytes_per_s or 0) / _MB > SLOWED_TO * link_mbit / _BITS_PER_BYTE_SENT
 
 
 def path_mbit(source: Host, destination: Host) -> float:
