@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Treatment
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.policy import parse_rules
+from ansible_collections.holdfast.kvm.plugins.module_utils._plan.groups import parse_groups
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "plugins"
@@ -256,6 +258,14 @@ def test_the_policies_of_the_sample_fleet_are_understood() -> None:
     assert set(policies) == set(listed["hypervisors"]["hosts"])
     for policy in policies.values():
         assert parse_rules(policy)
+
+
+def test_the_policy_that_is_explained_is_understood() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/policy.md").read_text(), re.DOTALL)
+    variables = yaml.safe_load(example)
+    groups = {group.name for group in parse_groups(variables["holdfast_groups"], {})}
+    rules = parse_rules(variables["holdfast_policy"], available=tuple(Treatment))
+    assert {rule.group for rule in rules if rule.group} == groups
 
 
 # One version
