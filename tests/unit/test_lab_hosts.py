@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a lab host is made of: its network, on one cable with the others, and its firmware."""
+"""What a lab host is made of: its networks, shared with the others, and its firmware."""
 
 from __future__ import annotations
 
@@ -40,25 +40,41 @@ def networks(name: str, folder: Path, number: int) -> dict[str, configparser.Sec
 def test_every_host_has_its_card_in_its_bridge_and_addresses_of_its_own(tmp_path: Path) -> None:
     each = [networks(f"hv{number}", tmp_path, number) for number in range(1, switch.MOST_HOSTS + 1)]
     assert {networks["uplink"]["Bridge"] for networks in each} == {"br0"}
-    assert [networks["br0"]["Address"] for networks in each] == [
+    assert [networks["br0"]["Address"] for networks in each] == ["10.0.2.15/24", "10.0.2.16/24", "10.0.2.17/24"]
+    assert [networks["peers"]["Address"] for networks in each] == [
         "192.168.77.1/24",
         "192.168.77.2/24",
         "192.168.77.3/24",
     ]
 
 
-def test_the_switch_has_a_socket_for_each_hosts_cable(tmp_path: Path) -> None:
+def cables() -> tuple[switch.Cables, ...]:
+    return tuple(
+        tuple((7000 + 10 * number + card, 7100 + 10 * number + card) for card in range(len(switch.CARDS)))
+        for number in range(1, switch.MOST_HOSTS + 1)
+    )
+
+
+def test_the_switch_has_a_socket_for_each_cable(tmp_path: Path) -> None:
     """Nobody depends on another host: guests on hv3 are reached while hv1 is in its jump."""
-    cables = tuple((7000 + number, 7100 + number) for number in range(1, switch.MOST_HOSTS + 1))
-    offered = " ".join(switch._arguments(tmp_path, (), cables))
-    for number in range(1, switch.MOST_HOSTS + 1):
-        plugged = replace(host(f"hv{number}", tmp_path / f"hv{number}", number), cable=cables[number - 1])
+    offered = " ".join(switch._arguments(tmp_path, (), cables()))
+    for number, of_host in enumerate(cables(), start=1):
+        plugged = replace(host(f"hv{number}", tmp_path / f"hv{number}", number), cables=of_host)
         words = " ".join(hosts._arguments(plugged, 1, number))
-        assert words.count("virtio-net-pci") == 1
-        assert f"local.port={7000 + number},remote.type=inet,remote.host=127.0.0.1,remote.port={7100 + number}" in words
-        assert (
-            f"local.port={7100 + number},remote.type=inet,remote.host=127.0.0.1,remote.port={7000 + number}" in offered
-        )
+        assert words.count("virtio-net-pci") == len(switch.CARDS)
+        for here, there in of_host:
+            assert f"local.port={here},remote.type=inet,remote.host=127.0.0.1,remote.port={there}" in words
+            assert f"local.port={there},remote.type=inet,remote.host=127.0.0.1,remote.port={here}" in offered
+
+
+def test_the_outside_does_not_hear_what_hosts_say_to_each_other(tmp_path: Path) -> None:
+    """libslirp would answer for them, and send what it hears to addresses that are not the lab's."""
+    words = switch._arguments(tmp_path, (), cables())
+    hubs = {word.split("netdev=")[1]: word.split("hubid=")[1][0] for word in words if word.startswith("hubport,")}
+    assert hubs["outside"] == "0"
+    assert {name: hub for name, hub in hubs.items() if name.startswith("peers")} == {
+        f"peers{number}": "1" for number in range(1, switch.MOST_HOSTS + 1)
+    }
 
 
 def test_a_host_has_its_own_ssh_and_leads_to_every_guest() -> None:

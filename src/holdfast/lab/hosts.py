@@ -25,7 +25,7 @@ from . import emulator
 from . import switch as switches
 from .emulator import Firmware
 from .image import HostImage
-from .switch import CARD, Cable, Forward, Switch
+from .switch import CARDS, Cables, Forward, Switch
 
 # Measured under emulation: 30 to 60 s to a usable host on a quiet machine, and 174 s on one that others used, too.
 BOOT_LIMIT_S = 600.0
@@ -37,7 +37,7 @@ MONITOR_LIMIT_S = 60.0
 class Host:
     """One running hypervisor. ``forwards`` always has ``ssh``; the others lead to guests, wherever they run.
 
-    ``cable``: to the lab's switch.
+    ``cables``: to the lab's switch.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Host:
     uefi_code: str = ""
     forwards: tuple[Forward, ...] = ()
     peer_address: str = ""
-    cable: Cable = (0, 0)
+    cables: Cables = ((0, 0), (0, 0))
     started_at: float = field(default_factory=time.time)
     usable_after_s: float = 0.0
 
@@ -124,14 +124,18 @@ class Lab:
 
 
 def _host_from(entry: dict) -> Host:
-    return Host(**{**entry, "forwards": _forwards_from(entry), "cable": tuple(entry["cable"])})
+    return Host(**{**entry, "forwards": _forwards_from(entry), "cables": _cables_from(entry["cables"])})
 
 
 def _switch_from(entry: dict | None) -> Switch | None:
     if not entry:
         return None
-    cables = tuple(tuple(cable) for cable in entry["cables"])
+    cables = tuple(map(_cables_from, entry["cables"]))
     return Switch(**{**entry, "forwards": _forwards_from(entry), "cables": cables})
+
+
+def _cables_from(entry: list) -> Cables:
+    return tuple((here, there) for here, there in entry)
 
 
 def _forwards_from(entry: dict) -> tuple[Forward, ...]:
@@ -174,7 +178,7 @@ def start(
         firmware=firmware,
         uefi_code=str(image.uefi_code),
         forwards=lab.switch.of(name),
-        cable=lab.switch.cables[number - 1],
+        cables=lab.switch.cables[number - 1],
         peer_address=f"192.168.77.{number}",
     )
     _write_identity(host, number)
@@ -241,7 +245,7 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
         *(by_uefi if host.firmware == Firmware.UEFI else ()),
         *("-name", host.name, "-uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, host.name))),
         *("-drive", f"file={folder}/disk.qcow2,if=virtio,cache=unsafe,discard=unmap,aio=threads"),
-        *switches.plug_arguments(host.cable, number),
+        *switches.plug_arguments(host.cables, number),
         *("-device", "virtio-rng-pci"),
         *("-chardev", f"file,id=console,path={folder}/console.log", "-serial", "chardev:console"),
         *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
@@ -258,17 +262,19 @@ def _write_identity(host: Host, number: int) -> None:
 def _identity(host: Host, number: int) -> dict[str, str]:
     """What a host is told by the machine it runs on, as files: its names and its network.
 
-    Its only card is in its bridge, and so on one network with all hosts and guests. Hosts have a second address each,
-    for what they have to say to each other.
+    One card is in its bridge, and so on one network with all guests and the outside. The other leads to the other hosts
+    alone: migrations have a network of their own.
     """
     peers = "".join(f"192.168.77.{each} hv{each}\n" for each in range(1, switches.MOST_HOSTS + 1))
-    own = f"Address={switches.address(number)}/24\nGateway={switches.OUTSIDE}\nAddress={host.peer_address}/24\n"
+    uplink, between = (f"[Match]\nType=ether\nMACAddress={switches.mac(card, number)}\n" for card in CARDS)
+    own = f"Address={switches.address(number)}/24\nGateway={switches.OUTSIDE}\n"
     quiet = "LinkLocalAddressing=no\nConfigureWithoutCarrier=yes\n"
     return {
         "hostname": f"{host.name}\n",
         "hosts": f"127.0.0.1 localhost\n127.0.1.1 {host.name}.lab\n{peers}",
         # A bridge takes over the address of its card, and must not be taken for it.
-        "20-uplink.network": f"[Match]\nType=ether\nMACAddress={switches.mac(number)}\n[Network]\nBridge=br0\n",
+        "20-uplink.network": f"{uplink}[Network]\nBridge=br0\n",
+        "20-peers.network": f"{between}[Network]\nAddress={host.peer_address}/24\n{quiet}",
         "30-br0.network": f"[Match]\nName=br0\n[Network]\n{own}{quiet}",
     }
 
@@ -341,7 +347,7 @@ def console_tail(host: Host, lines: int = 30) -> str:
 
 @contextlib.contextmanager
 def unplugged(host: Host) -> Iterator[None]:
-    """Pull the host's network cable, and put it back in the end. What runs on the host goes on."""
+    """Pull the host's network cables, and put them back in the end. What runs on the host goes on."""
     _link(host, up=False)
     try:
         yield
@@ -350,7 +356,8 @@ def unplugged(host: Host) -> Iterator[None]:
 
 
 def _link(host: Host, *, up: bool) -> None:
-    words: list[tuple[str, dict[str, Any]]] = [("qmp_capabilities", {}), ("set_link", {"name": CARD, "up": up})]
+    words: list[tuple[str, dict[str, Any]]] = [("qmp_capabilities", {})]
+    words += [("set_link", {"name": card, "up": up}) for card in CARDS]
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(MONITOR_LIMIT_S)
         monitor.connect(f"{host.folder}/qmp.sock")
