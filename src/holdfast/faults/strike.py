@@ -18,7 +18,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import C
 
 from ..lab.guests.definitions import GUESTS
 from ..lab.hosts import Host, Lab, emulator_failed, on_host, power_on, stop, wait_until_usable
-from .catalogue import CABLE_MENDED, MAY_RESTART, Ending, Fault
+from .catalogue import CABLE_MENDED, KILL_AGENT, MAY_RESTART, Ending, Fault
 
 PROGRAMS = "/usr/local/lib/holdfast-faults"
 PLAN = "/var/lib/holdfast-faults/plan.json"
@@ -64,7 +64,9 @@ def arm(host: Host, fault: Fault, at: float | None = None, word: str = "") -> No
         ask(host, fault.deed)
         return
     moment = {"event": fault.event} if at is None else {"in": at}
-    text = shlex.quote(json.dumps({**moment, "deed": fault.deed, "word": word}))
+    # Who is to be killed at an event must not get away from it.
+    hold = bool(fault.event) and fault.deed == KILL_AGENT
+    text = shlex.quote(json.dumps({**moment, "deed": fault.deed, "word": word, "hold": hold}))
     # Not by echo, which takes backslashes for its own.
     ask(host, f"printf '%s\\n' {text} >{PLAN}\nsystemctl restart holdfast-saboteur\n")
 
