@@ -144,7 +144,7 @@ def clock(at: float) -> str:
 def sentence(happening: Happening) -> str:
     """A happening as a person says it."""
     text = figures.printable(" ".join(happening.text.split()))
-    if happening.kind is Kind.BATCH:
+    if happening.kind is Kind.BATCH and happening.seconds:
         text = f"{text}; about {figures.seconds(happening.seconds)} left"
     if happening.kind is Kind.PHASE:
         text = f"begins {text.replace('_', ' ')}"

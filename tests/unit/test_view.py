@@ -22,7 +22,7 @@ from holdfast.progress import (
     Progress,
     VmProgress,
 )
-from holdfast.view import JsonView, PlainView, drawn, shown_hosts, shown_vms
+from holdfast.view import JsonView, PlainView, drawn, sentence, shown_hosts, shown_vms
 
 HOSTILE = "[red]x[/nope]\x1b[31m\u202e"
 VM = VmProgress("db1", "suspended", 90, 1 << 30, paused_at=1010.0)
@@ -154,6 +154,11 @@ def test_picture_of_a_campaign_shows_batches_and_the_time_left() -> None:
         ["3", "hv2"],
     ]
     assert "longer than planned" in rendered(campaign(HostProgress("hv1", HostStatus.WORKING, began_at=10.0)))
+
+
+def test_batch_that_is_over_by_the_plan_has_no_time_left_to_tell() -> None:
+    assert sentence(Happening(1000.0, Kind.BATCH, "batch 1 of 2: hv1", seconds=60.0)).endswith("about 60.0 s left")
+    assert sentence(Happening(1000.0, Kind.BATCH, "batch 2 of 2: hv2", seconds=0.0)) == "batch 2 of 2: hv2"
 
 
 def test_many_hosts_fit_and_those_in_trouble_come_first() -> None:
