@@ -43,7 +43,8 @@ def vm(number: int, host: str, **fields: Any) -> Vm:
 
 STAYS = vm(1, "hv1", group="db", priority=70, may_restart=True)
 MOVES = vm(2, "hv2", treatments=(Treatment.LIVE, Treatment.IN_PLACE), critical=False, max_pause_s=2.0)
-OTHER = vm(3, "hv3", group="db")
+OTHER = vm(4, "hv3", group="db")
+LIVE_FIRST = (Treatment.LIVE, Treatment.IN_PLACE)
 VMS = (STAYS, MOVES, OTHER)
 
 
@@ -120,7 +121,8 @@ def test_groups_and_fault_domains_are_compared(plan: dict[str, Any]) -> None:
 def test_a_host_is_told_who_leaves_and_how_each_vm_is_treated(plan: dict[str, Any]) -> None:
     told = orders.orders_for(plan, "hv2", [MOVES.uuid])
     assert told.destinations == {"vm2": destination(plan)}
-    assert told.policy[0]["treatments"] == ["live", "in_place"]
+    # In place it would stand still for 9.5 s, and its limit is 2: not even when it cannot be moved.
+    assert told.policy[0]["treatments"] == ["live"]
     told = orders.orders_for(plan, "hv1", [STAYS.uuid])
     assert (told.destinations, len(told.policy)) == ({}, 1)
     assert told.policy[0] == {
@@ -131,14 +133,39 @@ def test_a_host_is_told_who_leaves_and_how_each_vm_is_treated(plan: dict[str, An
     }
 
 
+def fallbacks(least: int, *vms: Vm) -> list[list[str]]:
+    """What each VM of hv1 may get, by a plan for a fleet whose group has to keep so many."""
+    known = replace(fleet(*vms, OTHER), groups=(Group("db", least),))
+    told = orders.orders_for(document(planned(known), known, ""), "hv1", [one.uuid for one in vms])
+    return [rule["treatments"] for rule in told.policy]
+
+
+def test_as_many_of_a_group_may_stay_after_a_failed_move_as_it_can_do_without() -> None:
+    members = [vm(number, "hv1", group="db", treatments=LIVE_FIRST) for number in (1, 2, 3)]
+    assert fallbacks(2, *members) == [["live", "in_place"], ["live", "in_place"], ["live"]]
+    assert fallbacks(1, *members) == [["live", "in_place"]] * 3
+    # The second one is paused by the plan.
+    assert fallbacks(3, members[0], replace(members[1], treatments=(Treatment.IN_PLACE,)), members[2]) == [
+        ["live"],
+        ["in_place"],
+        ["live"],
+    ]
+
+
+def test_who_waits_after_a_failed_move_takes_nobodys_room() -> None:
+    waits = vm(1, "hv1", group="db", priority=10, treatments=(Treatment.LIVE, Treatment.DEFER))
+    stays = vm(2, "hv1", group="db", treatments=LIVE_FIRST)
+    assert fallbacks(2, waits, stays) == [["live", "defer"], ["live", "in_place"]]
+
+
 def test_a_name_that_would_be_a_pattern_is_none() -> None:
-    known = fleet(replace(STAYS, name="vm*"), vm(4, "hv1"), OTHER)
+    known = fleet(replace(STAYS, name="vm*"), vm(5, "hv1"), OTHER)
     made = document(planned(known), known, "")
     rules = {
         rule["match"].get("name"): rule for rule in orders.orders_for(made, "hv1", [vm.uuid for vm in known.vms]).policy
     }
     assert rules[None]["match"] == {"uuid": STAYS.uuid}
-    assert "vm4" in rules
+    assert "vm5" in rules
 
 
 def test_a_vm_that_has_left_already_is_not_sent_again(plan: dict[str, Any]) -> None:
