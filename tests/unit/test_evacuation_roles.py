@@ -124,6 +124,7 @@ def test_one_leaves_and_one_that_cannot_stays_in_place(stage: Stage) -> None:
     assert done.returncode == 0, done.stdout
     facts = stage.facts
     assert (facts["moved"], facts["unmoved"], facts["stuck"]) == ({"a": "h2"}, ["b"], {"b": "no room there"})
+    assert [vm["uuid"] for vm in facts["staying"]] == ["ub"]
     assert facts["elsewhere"] == ["a", "ua"]
     assert facts["vms"]["a"] == {"uuid": "ua", "to": "h2", "reason": "by rule 1", "pause_s": 0.2, "ram_bytes": 7}
     first = stage.asked("vm_migrate")[0]
