@@ -455,6 +455,20 @@ def test_plans_for_fleets_of_all_kinds_are_right(seed: int) -> None:
         assert planned(one) == planner.plan(one), "the same fleet gives the same plan"
 
 
+# --- what it runs on ---------------------------------------------------------------------------------------------
+
+
+def test_a_vm_is_moved_to_no_older_qemu_than_its_own() -> None:
+    moved = vm("a", "h1", treatments=(LIVE,), qemu=(11, 0, 1))
+    hosts_ = [host("h1", qemu=(11, 0, 1)), host("h2", qemu=(10, 0, 6)), host("h3", qemu=(11, 0, 1))]
+    plan = planned(fleet(hosts_, [moved], waves=(1,)))
+    assert all(move.destination != "h2" for batch in plan.batches for move in batch.evacuations)
+    plan = planned(fleet(hosts_[:2], [moved], waves=(1,)))
+    assert "1 has QEMU 10.0.6, older than the 11.0.1 that the VM runs on" in why_out(plan, "h1")
+    # Nobody knows what is installed there.
+    assert planned(fleet([hosts_[0], host("h2")], [moved], waves=(1,))).complete
+
+
 # --- where the RAM is -----------------------------------------------------------------------------------------------
 
 

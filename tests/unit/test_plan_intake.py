@@ -230,3 +230,11 @@ def test_a_host_that_was_upgraded_since_the_plan_is_done(journal: dict[str, Any]
 
 def test_a_moment_that_is_none_is_refused() -> None:
     assert "done_since: 'yesterday' is no moment" in refusal(found("h1", guest("a")), done_since="yesterday")
+
+
+def test_versions_of_qemu_are_numbers_or_unknown() -> None:
+    newer = Found("hv1", {**HOST, "qemu": {"version": [11, 0, 10]}}, [guest("a", qemu_version="10.0.2")])
+    older = Found("hv2", {**HOST, "qemu": {"version": [0, 0, 0]}}, [guest("b")])
+    known = fleet(newer, older)
+    assert [host.qemu for host in known.hosts] == [(11, 0, 10), ()]
+    assert [vm.qemu for vm in known.vms] == [(10, 0, 2), ()]

@@ -38,6 +38,7 @@ class Rule(str, Enum):
     ORIGIN = "a VM is moved from where it is, when its host is upgraded"
     DESTINATION = "a VM does not go to a host that is being upgraded, or is next"
     CPU = "a VM goes where its CPU can be had"
+    QEMU = "a VM goes to a QEMU that is no older than its own"
     STORAGE = "a VM goes where its disks are, or they are copied"
     RAM = "a host has RAM for its VMs, and for those that are on their way"
     VCPUS = "a host has processors for its VMs"
@@ -296,6 +297,9 @@ class _Checker:
             yield Violation(Rule.ORIGIN, f"{vm.name} is moved from {move.source}, but is on {self.where[vm.uuid]}")
         if not self._cpu_fits(vm, self.host[move.destination]):
             yield Violation(Rule.CPU, f"{move.destination} cannot give {vm.name} its CPU")
+        installed = self.host[move.destination].qemu
+        if move.destination != vm.host and installed and vm.qemu and vm.qemu > installed:
+            yield Violation(Rule.QEMU, f"{move.destination} has an older QEMU than {vm.name} runs on")
         for disk in vm.disks:
             copied = self.fleet.limits.copy_storage and disk.target in move.copied_disks
             if not copied and not self._disk_is_there(disk, move.source, move.destination):

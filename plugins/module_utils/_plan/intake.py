@@ -223,6 +223,7 @@ def _host(entry: Found, measured: Sequence[Run], parallel: int, done: bool) -> H
         blockers=tuple(f"{one['message']} -- {one['remedy']}" for one in entry.blockers if not one.get("vm")),
         done=done,
         pool=prepared,
+        qemu=_known_version((host.get("qemu") or {}).get("version") or ()),
     )
 
 
@@ -273,7 +274,14 @@ def _vm(entry: Found, vm: Mapping[str, Any], decision: Decision) -> Vm:
         rule=decision.reason,
         pooled=_pooled(vm),
         writes_bytes_per_s=vm.get("writes_bytes_per_s"),
+        qemu=_known_version(str(vm.get("qemu_version") or "").split(".")),
     )
+
+
+def _known_version(parts: Sequence[Any]) -> Tuple[int, ...]:
+    """As numbers; empty for one that nobody knows, which facts have as zeros."""
+    numbers = tuple(int(part) for part in parts if str(part).isdigit())
+    return numbers if any(numbers) else ()
 
 
 def _disk(disk: Mapping[str, Any]) -> Disk:

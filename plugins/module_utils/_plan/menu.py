@@ -8,6 +8,7 @@ The order is the policy's. The facts and the predicted pause say what is possibl
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
@@ -124,7 +125,8 @@ def _judged(
 
 _REMEDIES = {
     Treatment.IN_PLACE: "remove the cause, or allow another treatment",
-    Treatment.LIVE: "give it a host that has its kind of CPU and reaches its disks, or allow another treatment",
+    Treatment.LIVE: "give it a host that has its kind of CPU, no older QEMU, and reaches its disks, or allow another "
+    "treatment",
     Treatment.COLD: "remove the cause, or allow restart",
     Treatment.RESTART: "",
     Treatment.DEFER: "",
@@ -135,4 +137,4 @@ def _plainly(text: str, count: int) -> str:
     """An obstacle of one host, said of several: "does not reach" becomes "do not reach"."""
     if count == 1:
         return text
-    return text.replace("does not", "do not", 1).replace("has another", "have another", 1)
+    return re.sub("^has ", "have ", text.replace("does not", "do not", 1))

@@ -50,7 +50,7 @@ class Host:
     ``pool``: it was prepared, and that room is its pool, which only VMs that are ``pooled`` take of.
 
     ``blockers`` is why it cannot be upgraded now; ``done`` says that it has been. ``domain``: hosts that share a rack,
-    or whatever fails together.
+    or whatever fails together. ``qemu``: the version that is installed, empty when it is not known.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Host:
     blockers: Tuple[str, ...] = ()
     done: bool = False
     pool: bool = False
+    qemu: Tuple[int, ...] = ()
 
     def room_taken_by(self, vm: Vm) -> int:
         """Bytes of ``ram_bytes`` that a VM takes while it runs here."""
@@ -76,7 +77,7 @@ class Vm:
 
     ``held`` is why it cannot stay in place, ``bound`` why it cannot leave its host. ``treatments`` are those its policy
     allows, in its order; ``rule`` is the rule that says so. ``writes_bytes_per_s``: how fast it writes to its RAM, None
-    when nobody looked.
+    when nobody looked. ``qemu``: the version that it runs on, empty when it is not known.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Vm:
     rule: str = ""
     pooled: bool = False
     writes_bytes_per_s: Optional[int] = None
+    qemu: Tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether a VM that runs on one host could run on another: its CPU, its disks, and where its RAM would be.
+"""Whether a VM that runs on one host could run on another: its CPU, its QEMU, its disks, and where its RAM would be.
 
 How much room there is, is another matter.
 """
@@ -32,7 +32,12 @@ class Reach:
         key = (vm.uuid, destination)
         if key not in self._known:
             storage = [] if self._limits.copy_storage else self._storage(vm, destination)
-            self._known[key] = [*self._cpu(vm, destination), *storage, *self._backing(vm, destination)]
+            self._known[key] = [
+                *self._cpu(vm, destination),
+                *storage,
+                *self._backing(vm, destination),
+                *self._qemu(vm, destination),
+            ]
         return self._known[key]
 
     def copied(self, vm: Vm, source: str, destination: str) -> Tuple[Disk, ...]:
@@ -71,6 +76,13 @@ class Reach:
             return ["would have to give it RAM of its own: the VM's is not in a pool (cold or restart brings it there)"]
         return ["has no pool (prepare), and would keep the VM's RAM in a file on its disk"]
 
+    def _qemu(self, vm: Vm, destination: str) -> List[str]:
+        """QEMU reads the state of older ones, not of newer ones. At home it is the new one when the VM comes back."""
+        there = self._hosts[destination].qemu
+        if destination == vm.host or not there or there >= vm.qemu:
+            return []
+        return [f"has QEMU {_dotted(there)}, older than the {_dotted(vm.qemu)} that the VM runs on"]
+
     def _storage(self, vm: Vm, destination: str) -> List[str]:
         return [
             f"does not reach its disk {disk.target} ({disk.source})"
@@ -85,6 +97,10 @@ class Reach:
             return True
         mounts = {mount for mount in self._hosts[source].mounts if _below(disk.source, mount.path)}
         return bool(mounts & set(self._hosts[destination].mounts))
+
+
+def _dotted(version: Tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _below(path: str, directory: str) -> bool:
