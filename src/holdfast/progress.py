@@ -20,6 +20,7 @@ ROLE_PREFIX = "holdfast.kvm."
 LIVE_UPDATE = "live_update"
 RECOVER_ACTION = "holdfast.kvm.recover"
 REPORT_ACTION = "holdfast.kvm.report"
+PLAN_CHECK_ACTION = "holdfast.kvm.plan_check"
 # A failure of one of these outside a role is the playbook's gate between hosts speaking, not the host.
 GATE_ACTIONS = ("ansible.builtin.assert", "ansible.builtin.fail", "assert", "fail")
 REACH_ACTION = "ansible.builtin.wait_for_connection"
@@ -51,6 +52,11 @@ class HostStatus(StrEnum):
     UNREACHABLE = "unreachable"
 
 
+HARD_STOP = (
+    "a hard stop ends this controller, and nothing on the hosts: a live update or a migration that has begun goes on "
+    "there by itself, unseen; VMs that were moved away stay there, and no report is written. 'holdfast recover' then "
+    "waits for the hosts and says how they stand. Ctrl-C once more: hard stop. Otherwise the hosts in hand are finished"
+)
 FAILURES = (HostStatus.FAILED, HostStatus.FELL_BACK, HostStatus.ABORTED, HostStatus.UNREACHABLE)
 # VMs that do not run, or not with the RAM that they had.
 VMS_IN_TROUBLE = ("failed", "lost", "restarted", "given_up")
@@ -177,6 +183,7 @@ class Progress:
     happenings: tuple[Happening, ...] = ()
     last_counter: int = 0
     stop_asked: bool = False
+    warned: bool = False
     cancelled: bool = False
     ended_at: float | None = None
     return_code: int | None = None
@@ -220,6 +227,13 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
+class StopAskedAgain:
+    """The person does not want to wait, and has yet to hear what that means."""
+
+    at: float
+
+
+@dataclass(frozen=True)
 class CancelAsked:
     """The person wants ansible-playbook killed."""
 
@@ -234,7 +248,7 @@ class RunEnded:
     return_code: int
 
 
-Event = RunBegan | AnsibleEvent | ProgressLine | StopAsked | CancelAsked | RunEnded
+Event = RunBegan | AnsibleEvent | ProgressLine | StopAsked | StopAskedAgain | CancelAsked | RunEnded
 
 
 def reduce(progress: Progress, event: Event) -> Progress:
@@ -248,18 +262,26 @@ def reduce(progress: Progress, event: Event) -> Progress:
         case ProgressLine(data):
             return _line(progress, data)
         case StopAsked(at):
-            text = "stopping after the hosts that have begun; press Ctrl-C again to stop at once"
+            text = "stopping after the hosts that have begun; Ctrl-C again tells what a hard stop means"
             return (
                 progress
                 if progress.stop_asked
                 else _told(replace(progress, stop_asked=True), Happening(at, Kind.STOP, text))
+            )
+        case StopAskedAgain(at):
+            return (
+                progress
+                if progress.warned
+                else _told(replace(progress, stop_asked=True, warned=True), Happening(at, Kind.STOP, HARD_STOP))
             )
         case CancelAsked(at):
             text = "stopping at once: a live update that has begun goes on by itself on its host"
             return (
                 progress
                 if progress.cancelled
-                else _told(replace(progress, stop_asked=True, cancelled=True), Happening(at, Kind.STOP, text))
+                else _told(
+                    replace(progress, stop_asked=True, warned=True, cancelled=True), Happening(at, Kind.STOP, text)
+                )
             )
         case RunEnded(at, return_code):
             return replace(progress, ended_at=at, return_code=return_code)
@@ -361,6 +383,9 @@ def _succeeded(progress: Progress, at: float, details: Mapping[str, Any]) -> Pro
     action = details.get("resolved_action")
     if action == REPORT_ACTION:
         return _reported(progress, at, result)
+    # Asked once for all hosts, so it is not the one that fails.
+    if action == PLAN_CHECK_ACTION and result.get("refused"):
+        return _failed(progress, at, details)
     if action == ROLE_PREFIX + LIVE_UPDATE and details.get("host"):
         progress = _journal(progress, details["host"], at, result.get("journal"))
         # "skipped" by the host itself means that there was nothing to do; a host that the gate skips never gets here.

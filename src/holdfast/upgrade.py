@@ -4,7 +4,8 @@
 """``holdfast upgrade`` and ``recover``: the same playbooks as with plain ansible-playbook, by ansible-runner, watched.
 
 ansible-runner kills ansible-playbook when it is interrupted, so signals are ours: the first asks the playbook to stop
-between two hosts, the second kills it, which a host in the middle of its live update survives.
+between two hosts, the second tells what the third does: kill it, which a host in the middle of its live update
+survives.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from .progress import (
     RunBegan,
     RunEnded,
     StopAsked,
+    StopAskedAgain,
     exit_code,
     reduce,
 )
@@ -411,10 +413,12 @@ def _interrupts() -> Iterator[list[float]]:
 def _heed(
     interrupts: list[float], progress: Progress, place: Place, events: queue.Queue[Event], cancel: threading.Event
 ) -> None:
-    """First interrupt: no further host begins. Second: ansible-playbook is killed."""
+    """First interrupt: no further host begins. Second: what comes next is told. Third: ansible-playbook is killed."""
     if interrupts and not progress.stop_asked:
         place.stop_file.touch()
         events.put(StopAsked(interrupts[0]))
-    if len(interrupts) > 1 and not cancel.is_set():
+    if len(interrupts) > 1 and not progress.warned:
+        events.put(StopAskedAgain(interrupts[1]))
+    if len(interrupts) > 2 and not cancel.is_set():
         cancel.set()
-        events.put(CancelAsked(interrupts[1]))
+        events.put(CancelAsked(interrupts[2]))

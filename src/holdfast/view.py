@@ -200,7 +200,8 @@ def _header(progress: Progress, now: float) -> Panel:
     if progress.ended_at is None and progress.cancelled:
         line.append("  stopping at once", "red")
     elif progress.ended_at is None and progress.stop_asked:
-        line.append("  stopping after this host (Ctrl-C again: at once)", "yellow")
+        more = "once more: hard stop" if progress.warned else "again: what a hard stop means"
+        line.append(f"  stopping after this host (Ctrl-C {more})", "yellow")
     if progress.batches:
         line.append(f"\n{campaign_line(progress, now)}", "dim")
     return Panel(line, title="holdfast", title_align="left", border_style="dim")

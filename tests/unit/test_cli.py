@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, CommandFailed
+from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import decisions_digest
 from ansible_collections.holdfast.kvm.plugins.module_utils._report.build import build_report
 from holdfast import upgrade
 from holdfast.cli import main
-from holdfast.progress import ExitCode, Progress, RunBegan, exit_code
+from holdfast.progress import HARD_STOP, ExitCode, Kind, Progress, RunBegan, exit_code
 from holdfast.upgrade import Place, Wish
 
 
@@ -119,15 +120,15 @@ def listing(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
     monkeypatch.setattr(upgrade, "run", lambda *_, **__: answer())
 
 
-PLAN = {
-    "schema_version": 1,
-    "fleet": {},
-    "batches": [{"hosts": ["hv10", "hv2"], "seconds": 60}, {"hosts": ["hv1"], "seconds": 30}],
-}
+BATCHES = [
+    {"hosts": ["hv10", "hv2"], "seconds": 60, "evacuations": []},
+    {"hosts": ["hv1"], "seconds": 30, "evacuations": []},
+]
+PLAN: dict[str, Any] = {"schema_version": 1, "fleet": {}, "limits": {}, "vms": [], "batches": BATCHES}
 
 
 def test_hosts_of_a_plan_come_in_its_order_and_others_by_name(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps(PLAN))
+    (tmp_path / "plan.json").write_text(json.dumps({**PLAN, "decisions_sha256": decisions_digest(PLAN)}))
     batches = upgrade.planned_batches(tmp_path)
     assert upgrade.in_order(("hv1", "hv2", "hv10"), batches) == (("hv10", "hv2", "hv1"), batches)
     hosts, limited = upgrade.in_order(("hv1", "hv2"), batches)
@@ -259,10 +260,11 @@ def wait_for(happened: Callable[[], bool]) -> None:
 class Silent:
     """A view that only remembers."""
 
+    shown: Progress | None = None
     closed: Progress | None = None
 
     def show(self, progress: Progress) -> None:
-        pass
+        self.shown = progress
 
     def close(self, progress: Progress) -> None:
         self.closed = progress
@@ -301,16 +303,22 @@ def test_first_interrupt_leaves_a_stop_file_and_lets_the_host_finish(place: Plac
     assert view.closed == progress
 
 
-def test_second_interrupt_cancels(place: Place) -> None:
+def test_second_interrupt_tells_what_the_third_does(place: Place) -> None:
+    view = Silent()
+
     def start(on_event: Callable[[Mapping[str, Any]], bool], cancelled: Callable[[], bool]) -> int:
-        os.kill(os.getpid(), signal.SIGINT)
         # Two signals at the same moment would arrive as one.
+        os.kill(os.getpid(), signal.SIGINT)
         wait_for(place.stop_file.exists)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: view.shown is not None and view.shown.warned)
+        assert not cancelled()
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(cancelled)
         return 254
 
-    progress = upgrade.watched(Progress("spring"), RunBegan(1.0, ("hv1",)), place, Silent(), start)
+    progress = upgrade.watched(Progress("spring"), RunBegan(1.0, ("hv1",)), place, view, start)
+    assert [one.text for one in progress.happenings if one.kind is Kind.STOP][1] == HARD_STOP
     assert progress.cancelled
     assert exit_code(progress) is ExitCode.STOPPED
 

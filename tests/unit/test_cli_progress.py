@@ -22,6 +22,7 @@ from holdfast.progress import (
     RunBegan,
     RunEnded,
     StopAsked,
+    StopAskedAgain,
     current_batch,
     exit_code,
     reduce,
@@ -156,7 +157,8 @@ def test_every_event_may_come_twice() -> None:
         ansible("runner_on_start", "hv1", "verify", counter=3),
         failed("hv2"),
         StopAsked(1020),
-        CancelAsked(1021),
+        StopAskedAgain(1021),
+        CancelAsked(1022),
         FAILED_RUN,
     ]
     once, twice = after(*events), after(*[event for event in events for _ in range(2)])
