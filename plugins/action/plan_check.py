@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import printable
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Treatment
-from ansible_collections.holdfast.kvm.plugins.module_utils._plan import drift, intake, orders
+from ansible_collections.holdfast.kvm.plugins.module_utils._plan import drift, intake, orders, quorum
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._controller import (
     controller_among,
     own_identities,
@@ -25,10 +25,12 @@ from ansible_collections.holdfast.kvm.plugins.plugin_utils._controller import (
 from ansible_collections.holdfast.kvm.plugins.plugin_utils._plan_file import read_plan
 
 AGAIN = "plan again ('holdfast plan', playbooks/plan.yml), look at the new plan, and upgrade with that one"
+START_OR_PLAN = "start the others, then run the upgrade again; or plan again"
 MOST_TOLD = 20
 ARGUMENTS = {
     "plan": {"type": "path", "required": True},
     "fleet": {"type": "dict", "required": True},
+    "elsewhere": {"type": "dict"},
     "controller_may_pause": {"type": "bool", "default": False},
 }
 
@@ -52,6 +54,8 @@ class ActionModule(ActionBase):
             # Through JSON, so that no templating wrapper of Ansible stays in it.
             fleet = json.loads(json.dumps(options["fleet"]))
             require_same(plan, [found_of(name, entry) for name, entry in fleet.items()])
+            if options["elsewhere"] is not None:
+                require_quorum(plan, fleet, json.loads(json.dumps(options["elsewhere"])))
             if not options["controller_may_pause"]:
                 require_watched(plan, fleet)
         except BadInput as error:
@@ -85,6 +89,19 @@ def require_same(plan: Mapping[str, Any], found: Sequence[intake.Found]) -> None
         more = [f"and {len(changes) - MOST_TOLD} more"] if len(changes) > MOST_TOLD else []
         told_changes = "\n  * ".join([*changes[:MOST_TOLD], *more])
         raise Outdated(f"the fleet is not the one that was planned for any more:\n  * {told_changes}\n", AGAIN)
+
+
+def require_quorum(plan: Mapping[str, Any], fleet: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> None:
+    """Raise Outdated when too few of a group run for these hosts to begin."""
+    entries = [vm for entry in fleet.values() for vm in entry["vms"]]
+    entries += [vm for vms in elsewhere.values() for vm in vms]
+    running = {str(vm["uuid"]) for vm in entries if vm.get("state") == "running"}
+    short = list(quorum.shortfalls(plan, list(fleet), running))
+    if short:
+        silent = sorted(set(quorum.fellow_hosts(plan, list(fleet))) - set(elsewhere))
+        unknown = f" ({', '.join(silent)} did not say what runs there)" if silent else ""
+        told_short = "\n  * ".join(short)
+        raise Outdated(f"too few VMs run to begin with {', '.join(fleet)}:\n  * {told_short}{unknown}\n", START_OR_PLAN)
 
 
 def require_watched(plan: Mapping[str, Any], fleet: Mapping[str, Any]) -> None:

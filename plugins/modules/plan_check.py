@@ -30,6 +30,12 @@ options:
         C(groups) and C(domain) are as for M(holdfast.kvm.plan).
     type: dict
     required: true
+  elsewhere:
+    description:
+      - VMs of other hosts, by the host's name, as M(holdfast.kvm.vm_info) lists them. When given, the hosts of O(fleet)
+        are about to begin, and too few running members of a group are a reason not to. The lookup
+        P(holdfast.kvm.fellow_hosts#lookup) knows which hosts matter; one that is missing has nothing that runs.
+    type: dict
   controller_may_pause:
     description: Whether this controller may be a VM that the plan pauses.
     type: bool

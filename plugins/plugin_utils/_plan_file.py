@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
-from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import SCHEMA_VERSION
+from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import SCHEMA_VERSION, decisions_digest
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -24,4 +24,16 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise BadInput(
             f"{file} is no plan of schema version {SCHEMA_VERSION}", "plan again with this version of holdfast"
         )
+    if not _is_as_made(plan):
+        raise BadInput(
+            f"{file} is not as it was made: what it decides was changed since, and nobody has checked that",
+            "say in the policy what shall be different, and plan again",
+        )
     return plan
+
+
+def _is_as_made(plan: dict[str, Any]) -> bool:
+    try:
+        return bool(plan["decisions_sha256"] == decisions_digest(plan))
+    except (KeyError, TypeError):
+        return False

@@ -69,7 +69,7 @@ from ansible.plugins.action import ActionBase
 class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         self._low_level_execute_command("true")
-        path = Path(task_vars["marks"]) / (task_vars["inventory_hostname"] + ".vms")
+        path = Path(task_vars["marks"]) / ((self._task.delegate_to or task_vars["inventory_hostname"]) + ".vms")
         return {**super().run(tmp, task_vars), "vms": json.loads(path.read_text())}
 """
 

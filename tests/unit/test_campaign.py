@@ -16,6 +16,7 @@ import pytest
 import yaml
 from roll import HOSTS, UNREACHABLE, Fleet
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import decisions_digest
 from holdfast.progress import ExitCode
 
 GIB = 1 << 30
@@ -63,7 +64,8 @@ class Campaign:
             "batches": [
                 {"number": number, "hosts": hosts, "evacuations": []} for number, hosts in enumerate(BATCHES, start=1)
             ],
-            "vms": [{**vm(host), "host": host, "treatment": "in_place"} for host in HOSTS],
+            "vms": [{**vm(host), "host": host, "treatment": "in_place", "options": []} for host in HOSTS],
+            "limits": {},
         }
         for host in HOSTS:
             self.has(host, vm(host))
@@ -74,9 +76,14 @@ class Campaign:
 
     def upgrade(self, *options: str) -> tuple[int, str]:
         """Exit code, and all that was printed, on one line."""
-        self.path.write_text(json.dumps(self.plan))
+        self.write_plan()
         run = self.fleet.upgrade("-e", f"holdfast_plan={self.path}", *options)
         return run.returncode, " ".join((run.stdout + run.stderr).split())
+
+    def write_plan(self) -> None:
+        """As whoever made it."""
+        self.plan["decisions_sha256"] = decisions_digest(self.plan)
+        self.path.write_text(json.dumps(self.plan))
 
     def held(self) -> list[str]:
         return self.fleet.marked("held")
@@ -172,6 +179,48 @@ def test_a_change_between_batches_stops_the_roll(campaign: Campaign) -> None:
     assert campaign.fleet.marked("verify") == ["h1", "h3", "h4"]
     assert campaign.fleet.marked("preflight") == ["h1", "h3", "h4"]
     assert campaign.held() == []
+
+
+def serve_one_service(campaign: Campaign, least: int) -> None:
+    """Of vm1, vm2 and vm3 so many always have to run."""
+    group = {"name": "db", "min_available": least, "anti_affinity": False}
+    campaign.plan["fleet"]["groups"] = [group]
+    campaign.plan["fleet"]["vms"] = [planned(host, group="db" if host != "h4" else "") for host in HOSTS]
+    (campaign.fleet.directory / "group_vars").mkdir()
+    variables = {
+        "holdfast_policy": [{"match": {"name": f"vm{number}"}, "group": "db"} for number in (1, 2, 3)],
+        "holdfast_groups": {"db": {"min_available": least}},
+    }
+    (campaign.fleet.directory / "group_vars" / "hypervisors.yml").write_text(yaml.safe_dump(variables))
+
+
+def test_no_batch_is_begun_when_a_member_of_its_group_does_not_run_elsewhere(campaign: Campaign) -> None:
+    """vm3 had its turn, and was then shut down, or went down with its host."""
+    serve_one_service(campaign, 2)
+    tasks = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/verify/tasks/main.yml"
+    gone = {"name": "Go", "ansible.builtin.copy": {"content": "[]", "dest": "{{ marks }}/h3.vms"}}
+    tasks.write_text(yaml.safe_dump([gone, *yaml.safe_load(tasks.read_text())]))
+    status, text = campaign.upgrade()
+    assert status == 2
+    assert "group db: 2 of its members have to run, and of the others only vm2 would" in text
+    assert campaign.fleet.marked("preflight") == ["h3"]
+    assert campaign.held() == []
+
+
+def test_a_batch_is_begun_when_enough_of_a_group_run_elsewhere(campaign: Campaign) -> None:
+    serve_one_service(campaign, 2)
+    status, text = campaign.upgrade()
+    assert status == 0, text
+    assert campaign.fleet.marked("verify") == sorted(HOSTS)
+
+
+def test_groups_that_have_to_be_kept_need_a_plan(campaign: Campaign) -> None:
+    serve_one_service(campaign, 2)
+    run = campaign.fleet.upgrade()
+    assert run.returncode != 0
+    assert "only a plan sees to that" in " ".join((run.stdout + run.stderr).split())
+    assert campaign.fleet.marked("preflight") == []
+    assert campaign.fleet.upgrade("-e", json.dumps({"holdfast_groups": {}})).returncode == 0
 
 
 def test_no_host_is_begun_while_one_of_the_plan_cannot_be_reached(campaign: Campaign) -> None:
@@ -278,6 +327,16 @@ def test_a_plan_for_hosts_of_another_inventory_is_refused(campaign: Campaign) ->
     assert "the plan upgrades h9, which the inventory does not have" in text
 
 
+def test_a_plan_that_was_edited_by_hand_is_refused(campaign: Campaign) -> None:
+    campaign.write_plan()
+    campaign.plan["vms"][0]["treatment"] = "restart"
+    campaign.path.write_text(json.dumps(campaign.plan))
+    run = campaign.fleet.upgrade("-e", f"holdfast_plan={campaign.path}")
+    assert run.returncode != 0
+    assert "is not as it was made" in " ".join((run.stdout + run.stderr).split())
+    assert campaign.fleet.marked("preflight") == []
+
+
 def test_without_a_plan_a_host_is_held_for_its_own_turn(campaign: Campaign) -> None:
     run = campaign.fleet.upgrade("--limit", "h1,h2,localhost")
     assert run.returncode == 0, run.stdout
@@ -315,7 +374,8 @@ def test_without_files_it_is_planned_again_and_upgraded_only_as_approved(
     (actions / "plan.py").write_text(PLAN)
     for name in ("host_info", "preflight"):
         (actions / f"{name}.py").write_text(LOOK)
-    (campaign.fleet.marks / "plan").write_text(json.dumps(campaign.plan))
+    campaign.write_plan()
+    (campaign.fleet.marks / "plan").write_text(campaign.path.read_text())
     run = campaign.fleet.upgrade("-e", f"holdfast_plan_sha256={approved}", playbook="campaign")
     assert (run.returncode == 0) == bool(upgraded), run.stdout
     assert campaign.fleet.marked("verify") == upgraded
@@ -326,7 +386,7 @@ def test_without_files_it_is_planned_again_and_upgraded_only_as_approved(
 
 def command(campaign: Campaign, *options: str) -> subprocess.CompletedProcess[str]:
     """The command over the same fleet; it takes the collection from the directory that it is started in."""
-    campaign.path.write_text(json.dumps(campaign.plan))
+    campaign.write_plan()
     campaign.fleet.write_inventory()
     variables = {**campaign.fleet.variables_of_all, "report_hosts": []}
     words = [sys.executable, "-m", "holdfast.cli", "upgrade", "-i", str(campaign.fleet.inventory)]

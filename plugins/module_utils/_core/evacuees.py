@@ -102,6 +102,6 @@ def _refuse_stuck(stuck: Sequence[Decision], why: Mapping[str, str]) -> None:
         told = "; ".join(f"{one.name}: {why[one.name]}" for one in stuck)
         raise Refused(
             f"VMs cannot be moved away, and their policy, or the plan, allows nothing else: {told}",
-            "mend what is in the way, let their policy allow in_place, cold or restart, or leave the host out; of a plan "
-            "they get none that exceeds their pause limit or leaves too few of their group",
+            "mend what is in the way, let their policy allow in_place, cold or restart, or leave the host out; a plan "
+            "gives them none of these that exceeds their pause limit or leaves too few of their group",
         )

@@ -20,18 +20,17 @@ CREATED = "%Y-%m-%dT%H:%M:%SZ"
 def document(plan: Plan, fleet: Fleet, created: str) -> Dict[str, Any]:
     """The plan for programs; ``created`` is ISO 8601 in UTC."""
     fields = plain(plan)
-    known = picture(fleet)
     decided = fields if isinstance(fields, dict) else {}
-    return {
+    made = {
         "schema_version": SCHEMA_VERSION,
         "created": created,
         "fleet_sha256": fingerprint(fleet),
-        "decisions_sha256": _digest([known, plain(fleet.limits), *decisions(decided)]),
         "complete": plan.complete,
         "limits": plain(fleet.limits),
-        "fleet": known,
+        "fleet": picture(fleet),
         **decided,
     }
+    return {**made, "decisions_sha256": decisions_digest(made)}
 
 
 def picture(fleet: Fleet) -> Dict[str, Any]:
@@ -75,6 +74,11 @@ def decisions(plan: Mapping[str, Any]) -> List[Any]:
         for batch in plan["batches"]
     ]
     return [batches, sorted((vm["uuid"], vm["treatment"]) for vm in plan["vms"])]
+
+
+def decisions_digest(plan: Mapping[str, Any]) -> str:
+    """What ``decisions_sha256`` of a document has to be: of the fleet, the limits, and what was decided."""
+    return _digest([plan["fleet"], plan["limits"], *decisions(plan)])
 
 
 def fingerprint(fleet: Fleet) -> str:
