@@ -20,10 +20,10 @@ author:
 options:
   state:
     description:
-      - V(taken) holds the host, and fails while another campaign does. V(released) ends our own hold, and V(broken)
-        anybody's.
+      - V(taken) holds the host, and fails while another campaign does, or when somebody wants ours to stop. V(released)
+        ends our own hold, and V(broken) anybody's. V(stopping) asks whoever holds the host to begin no further one.
     type: str
-    choices: [taken, released, broken]
+    choices: [taken, released, broken, stopping]
     default: taken
   holder:
     description: Who asks, with C(id), C(controller) and C(user). The action plugin fills it in.
@@ -62,10 +62,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 holder:
-  description: Who holds the host, or did until now; empty for nobody. With C(id), C(controller), C(user), C(since).
+  description: Who holds the host, or did until now; empty for nobody. With C(id), C(controller), C(user), C(since), and
+    C(stop), who wants that campaign to stop.
   type: dict
   returned: always
   sample: {}
+stop_asked:
+  description: Whether somebody wants our campaign to stop; the host is held all the same, until it is released.
+  type: bool
+  returned: failure
+  sample: true
 lock_held:
   description: Whether another campaign holds the host; nothing was touched then.
   type: bool
@@ -84,7 +90,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.campaign import
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 ARGUMENTS: Dict[str, Any] = {
-    "state": {"type": "str", "choices": ["taken", "released", "broken"], "default": "taken"},
+    "state": {"type": "str", "choices": ["taken", "released", "broken", "stopping"], "default": "taken"},
     "holder": {"type": "dict", "default": {}},
     "over": {"type": "list", "elements": "str", "default": []},
 }
@@ -96,6 +102,10 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     before = campaign.holder(known.state_dir)
     if module.check_mode or known.pool is None:
         return {"holder": described(before)}
+    if module.params["state"] == "stopping":
+        asks = f"{asked.get('user') or 'somebody'} on {asked.get('controller') or 'an unknown controller'}"
+        told = campaign.ask_to_stop(known.state_dir, asks)
+        return {"changed": told != before, "holder": described(told)}
     if module.params["state"] != "taken":
         ours = "" if module.params["state"] == "broken" else str(asked.get("id") or "nobody")
         ended = campaign.release(known.state_dir, ours)
@@ -105,6 +115,13 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     if other:
         module.fail_json(msg=refusal(other), lock_held=True, refused=False, holder=described(other))
     now = campaign.holder(known.state_dir)
+    if now and now.stop:
+        module.fail_json(
+            msg=f"{now.stop} asked this campaign to stop, so no further host is begun. Run it again to go on: hosts "
+            "that are done are skipped",
+            stop_asked=True,
+            holder=described(now),
+        )
     return {"changed": now != before, "holder": described(now)}
 
 

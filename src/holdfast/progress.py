@@ -410,6 +410,8 @@ def _failed(progress: Progress, at: float, details: Mapping[str, Any]) -> Progre
     if not name:
         return progress
     message = str(result.get("msg") or f"task '{details.get('task')}' failed")
+    if result.get("stop_asked") is True:
+        return _verdict(replace(progress, stop_asked=True), at, name, HostStatus.SKIPPED, message)
     if result.get("lock_held") is True:
         return _verdict(progress, at, name, HostStatus.LOCKED, message)
     if result.get("refused") is True:

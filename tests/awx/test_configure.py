@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = "holdfast: plan, approve, upgrade"
-NAMES = {f"holdfast: {name}" for name in ("status", "prepare", "plan", "upgrade", "recover")}
+NAMES = {f"holdfast: {name}" for name in ("status", "prepare", "plan", "upgrade", "stop", "recover")}
 # Variables of the playbooks themselves: each is explained where the playbook begins.
 PLAYBOOK_VARIABLES = {
     "plan_max_unavailable": {"type": "str"},

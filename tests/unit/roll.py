@@ -42,6 +42,9 @@ class ActionModule(ActionBase):
             held.unlink(missing_ok=True)
         elif (held.parent / (host + ".other")).exists():
             return {**super().run(tmp, task_vars), "failed": True, "lock_held": True, "msg": "another one holds it"}
+        elif (held.parent / (host + ".stop")).exists():
+            told = {"stop_asked": True, "msg": "bob asked this campaign to stop"}
+            return {**super().run(tmp, task_vars), "failed": True, **told}
         else:
             held.touch()
         return super().run(tmp, task_vars)

@@ -410,6 +410,17 @@ def test_the_command_goes_through_the_batches_and_says_so(campaign: Campaign) ->
     assert told[0].endswith("about 3 min 00 s left")
 
 
+def test_a_campaign_that_is_asked_to_stop_from_elsewhere_ends_with_the_batch_in_hand(campaign: Campaign) -> None:
+    for batch in campaign.plan["batches"]:
+        batch["seconds"] = 60.0
+    meanwhile(campaign, "h3", {f"{host}.stop": "" for host in HOSTS})
+    run = command(campaign)
+    assert run.returncode == ExitCode.STOPPED, run.stdout + run.stderr
+    assert "bob asked this campaign to stop" in run.stdout
+    assert campaign.fleet.marked("preflight") == ["h3"]
+    assert campaign.held() == []
+
+
 def changed(campaign: Campaign) -> None:
     campaign.has("h1")
 

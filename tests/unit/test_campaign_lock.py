@@ -65,6 +65,18 @@ def test_the_refusal_says_who_and_what_to_do() -> None:
     assert "holdfast recover" in refusal(THEIRS)
 
 
+def test_a_campaign_is_asked_to_stop_and_the_next_one_is_not(tmp_path: Path) -> None:
+    assert campaign.ask_to_stop(tmp_path, "bob on ctl2") is None
+    campaign.take(tmp_path, OURS)
+    campaign.ask_to_stop(tmp_path, "bob on ctl2")
+    assert campaign.take(tmp_path, OURS) is None
+    found = campaign.holder(tmp_path)
+    assert found
+    assert (found.id, found.stop) == (OURS.id, "bob on ctl2")
+    campaign.take(tmp_path, THEIRS, over=[OURS.id])
+    assert campaign.holder(tmp_path) == THEIRS
+
+
 def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
     got: list[str] = []
 
@@ -115,6 +127,17 @@ def test_the_module_takes_and_gives_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert called(monkeypatch, known, state="released", holder=holder_of(THEIRS))["changed"] is False
     assert called(monkeypatch, known, state="broken")["holder"]["id"] == OURS.id
     assert campaign.holder(tmp_path) is None
+
+
+def test_who_is_asked_to_stop_is_told_at_the_next_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = prepared(tmp_path)
+    assert called(monkeypatch, known, state="stopping", holder=holder_of(THEIRS))["holder"] == {}
+    called(monkeypatch, known, holder=holder_of(OURS))
+    assert called(monkeypatch, known, state="stopping", holder=holder_of(THEIRS))["changed"] is True
+    assert called(monkeypatch, known, state="stopping", holder=holder_of(THEIRS))["changed"] is False
+    with pytest.raises(Failed, match="bob on ctl2 asked this campaign to stop") as caught:
+        called(monkeypatch, known, holder=holder_of(OURS))
+    assert caught.value.args[0]["stop_asked"] is True
 
 
 def test_a_check_and_an_unprepared_host_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

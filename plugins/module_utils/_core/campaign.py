@@ -4,7 +4,7 @@
 """One campaign at a time works on this host, whichever controller it is run from.
 
 Its lock is a file beside the journal: it outlives the jump. It says whose it is; whether that controller still lives is
-for controllers to judge.
+for controllers to judge. In it is also written that somebody wants the campaign to stop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Iterator, Optional, Sequence
 
@@ -25,12 +25,16 @@ NAME = "campaign.json"
 
 @dataclass(frozen=True)
 class Holder:
-    """Whose campaign it is. ``id`` tells controllers apart, the others are for people; ``since``: seconds, epoch."""
+    """Whose campaign it is. ``id`` tells controllers apart, the others are for people; ``since``: seconds, epoch.
+
+    ``stop``: who wants it to begin no further host, empty for nobody.
+    """
 
     id: str
     controller: str = ""
     user: str = ""
     since: float = 0.0
+    stop: str = ""
 
 
 def holder(state_dir: Path) -> Optional[Holder]:
@@ -41,7 +45,8 @@ def holder(state_dir: Path) -> Optional[Holder]:
         return None
     try:
         raw = json.loads(text)
-        return Holder(str(raw["id"]), str(raw["controller"]), str(raw["user"]), float(raw["since"]))
+        known = {key: str(raw[key]) for key in ("id", "controller", "user", "stop")}
+        return Holder(**known, since=float(raw["since"]))
     except (KeyError, TypeError, ValueError):
         return Holder(id="unknown", controller="an unknown controller")
 
@@ -53,8 +58,18 @@ def take(state_dir: Path, wanted: Holder, over: Sequence[str] = ()) -> Optional[
         if found and found.id != wanted.id and found.id not in over:
             return found
         if not found or found.id != wanted.id:
-            durable.write_text(state_dir / NAME, json.dumps(asdict(wanted)) + "\n")
+            _write(state_dir, wanted)
     return None
+
+
+def ask_to_stop(state_dir: Path, who: str) -> Optional[Holder]:
+    """Have whoever holds the host find that it is to begin no further one. Returns who that is, None if nobody."""
+    with _alone():
+        found = holder(state_dir)
+        if found and not found.stop:
+            found = replace(found, stop=who)
+            _write(state_dir, found)
+    return found
 
 
 def release(state_dir: Path, id: str = "") -> Optional[Holder]:
@@ -66,6 +81,10 @@ def release(state_dir: Path, id: str = "") -> Optional[Holder]:
         (state_dir / NAME).unlink()
         durable.sync(state_dir)
     return found
+
+
+def _write(state_dir: Path, wanted: Holder) -> None:
+    durable.write_text(state_dir / NAME, json.dumps(asdict(wanted)) + "\n")
 
 
 @contextmanager
