@@ -125,6 +125,7 @@ def found_of(name: str, entry: Any) -> intake.Found:
         vms=entry["vms"],
         blockers=entry.get("blockers") or (),
         journal=entry.get("journal") or {},
+        switchovers_s=entry.get("switchovers_s") or (),
         policy=policy,
         rule_origins=origins_of_entries(policy),
         groups=groups,

@@ -63,13 +63,25 @@ away:
   elements: dict
   returned: success
   sample: [{name: db1, uuid: 6d0b..., to: hv2, at: "2026-11-21T02:00:00Z", images: []}]
+switchovers_s:
+  description: How long VMs stood still at the end of the last live migrations from this host, the latest last, by QEMU.
+  type: list
+  elements: float
+  returned: success
+  sample: [0.31, 0.18]
 """
 
 from typing import Any, Dict, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, collect, config, journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    away,
+    collect,
+    config,
+    journal,
+    switchovers,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import JournalError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, plain
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import size_text
@@ -85,6 +97,7 @@ def act(_module: AnsibleModule) -> Dict[str, Any]:
     host = collect.host_facts(found)
     gone = away.read(found.state_dir)
     shown = {"host": plain(host), "journal": view, "away": [plain(one) for one in gone]}
+    shown["switchovers_s"] = list(switchovers.read(found.state_dir))
     return {**shown, "summary": summary(host, view, gone)}
 
 

@@ -25,8 +25,9 @@ options:
     required: true
   fleet:
     description:
-      - What was found on each host, by its name. C(host) and C(journal) are from M(holdfast.kvm.host_info), C(vms) from
-        M(holdfast.kvm.vm_info), C(blockers) from M(holdfast.kvm.preflight) without a policy.
+      - What was found on each host, by its name. C(host), C(journal) and C(switchovers_s) are from
+        M(holdfast.kvm.host_info), C(vms) from M(holdfast.kvm.vm_info), C(blockers) from M(holdfast.kvm.preflight)
+        without a policy.
       - C(policy) is the list of rules, as in M(holdfast.kvm.live_update), and C(groups) the groups that they name, each
         with C(min_available), members that always run, and C(anti_affinity), members are kept apart.
       - C(domain) is what hosts share that fails together, a rack for example. C(link_mbit) is what VMs are sent over,
@@ -35,8 +36,8 @@ options:
     required: true
   reports:
     description:
-      - Earlier campaigns' C(report.json), or directories that hold one. Pauses are predicted from these and from the
-        hosts' own journals.
+      - Earlier campaigns' C(report.json), or directories that hold one. Pauses are predicted from these and from what
+        the hosts have on record themselves, which comes first.
     type: list
     elements: path
     default: []

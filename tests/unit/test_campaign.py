@@ -362,7 +362,7 @@ from ansible.plugins.action import ActionBase
 
 class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
-        return {**super().run(tmp, task_vars), "host": {"a": 1}, "journal": {}, "blockers": []}
+        return {**super().run(tmp, task_vars), "host": {"a": 1}, "journal": {}, "switchovers_s": [], "blockers": []}
 """
 
 
@@ -462,7 +462,7 @@ class ActionModule(ActionBase):
         journal = {"state": "restored", "begun_at": 4e9} if upgraded else {"state": "none"}
         cpu = {"vendor": "AuthenticAMD", "name": "EPYC", "flags": ["svm"], "models": [], "count": 16}
         host = {"hostname": "x", "cpu": cpu, "pool": {"mounted": True, "free_bytes": 60 << 30}}
-        return {**super().run(tmp, task_vars), "host": host, "journal": journal}
+        return {**super().run(tmp, task_vars), "host": host, "journal": journal, "switchovers_s": []}
 """
 POLICY = """
 holdfast_policy:

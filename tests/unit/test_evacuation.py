@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, evacuation, monitor
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, evacuation, monitor, switchovers
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError, Refused, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.evacuation import Journey, Move, Outcome, Storage, Way
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import Runs
@@ -170,6 +170,7 @@ def test_a_vm_is_moved_remembered_and_marked(fleet: Fleet, tmp_path: Path) -> No
     outcome = go(fleet, tmp_path)
     assert outcome.moved
     assert (outcome.pause_s, outcome.tries, outcome.ram_bytes, outcome.error) == (0.21, 1, 4096, "")
+    assert switchovers.read(tmp_path) == (0.21,)
     (one,) = away.read(tmp_path)
     assert (one.name, one.to) == ("db", "hv2")
     (mark,) = fleet.vm.marks
@@ -189,6 +190,7 @@ def test_what_fails_is_tried_again_and_then_runs_on_here_as_if_nothing_had_been(
     assert (outcome.tries, len(fleet.calls)) == (2, 2)
     assert "connection reset" in outcome.error
     assert away.read(tmp_path) == ()
+    assert switchovers.read(tmp_path) == ()
     assert fleet.vm.marks[-1] == ""
     assert fleet.there.files == set()
 

@@ -238,3 +238,11 @@ def test_versions_of_qemu_are_numbers_or_unknown() -> None:
     known = fleet(newer, older)
     assert [host.qemu for host in known.hosts] == [(11, 0, 10), ()]
     assert [vm.qemu for vm in known.vms] == [(10, 0, 2), ()]
+
+
+def test_pauses_of_migrations_are_what_the_hosts_have_on_record_else_of_reports() -> None:
+    report = {"hosts": [{"host": "hv1", "vms": [{"treatment": "live", "pause_s": 9.0}]}]}
+    recorded = [found("hv1", guest("a"), switchovers_s=[0.2, 0.4]), found("hv2", switchovers_s=[0.3])]
+    known = intake.fleet(recorded, OPTIONS, [report]).switchover
+    assert (known.p50_s, known.basis) == (0.3, "measured, 3 live migrations")
+    assert intake.fleet([found("hv1", guest("a"))], OPTIONS, [report]).switchover.p50_s == 9.0

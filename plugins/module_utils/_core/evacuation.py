@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from . import away, domain, durable, images, incoming, migration, monitor, switchover
+from . import away, domain, durable, images, incoming, migration, monitor, switchover, switchovers
 from .config import RUN_DIR
 from .errors import HoldfastError, Refused, VmError
 from .facts import Runs, plain
@@ -312,7 +312,11 @@ def move(move_of: Move, journey: Journey, state_dir: Path) -> Outcome:
             if place is Whereabouts.SOURCE:
                 _forget(move_of, journey, state_dir)
             raise _NotMoved(outcome)
-    return _settled(move_of, journey, outcome)
+    outcome = _settled(move_of, journey, outcome)
+    if outcome.pause_s is not None:
+        with suppress(HoldfastError):  # only the next plan misses it
+            switchovers.note(state_dir, outcome.pause_s)
+    return outcome
 
 
 class _NotMoved(Exception):

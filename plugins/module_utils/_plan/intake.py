@@ -45,6 +45,7 @@ class Found:
     vms: Sequence[Mapping[str, Any]]
     blockers: Sequence[Mapping[str, Any]] = ()
     journal: Mapping[str, Any] = field(default_factory=dict)
+    switchovers_s: Sequence[float] = ()
     policy: object = ()
     rule_origins: Sequence[str] = ()
     groups: object = field(default_factory=dict)
@@ -73,7 +74,8 @@ def fleet(
     hosts = tuple(_host(entry, measured, int(options["parallel"]), entry.name in done) for entry in found)
     vms = vms_of(found)
     limits = parse_limits(options, names, origins)
-    return Fleet(hosts, vms, groups, limits, switchover(reports), (*notes, *_lonely(groups, vms)))
+    switchovers_s = [seconds for entry in found for seconds in entry.switchovers_s]
+    return Fleet(hosts, vms, groups, limits, switchover(switchovers_s, reports), (*notes, *_lonely(groups, vms)))
 
 
 def upgraded_since(found: Sequence[Found], since: str) -> Set[str]:
