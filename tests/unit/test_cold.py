@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from contextlib import nullcontext
 from pathlib import Path
@@ -52,6 +53,7 @@ class Guest:
     def __init__(self, house: House, uuid: str, name: str) -> None:
         self.house, self.uuid, self.name = house, uuid, name
         self.state_now, self.busy, self.refused, self.on_purpose = "running", False, "", False
+        self.compressed = False
         self.stored = XML.format(name=name, uuid=uuid)
         self.starts: list[str] = []
 
@@ -73,8 +75,10 @@ class Guest:
         if self.refused == "save":
             raise VmError(f"VM {self.name}: cannot save it: no space")
         xml = XML.format(name=self.name, uuid=self.uuid).encode() + b"\0"
-        header = saveimage.MAGIC + struct.pack("=5I", 2, len(xml), 1, 0, 0)
-        Path(path).write_bytes(header.ljust(saveimage.HEADER_BYTES, b"\0") + xml + self.name.encode() * 4096)
+        header = saveimage.MAGIC + struct.pack("=5I", 2, len(xml), 1, int(self.compressed), 0)
+        stream = self.name.encode() * 4096
+        stream = gzip.compress(stream) if self.compressed else stream
+        Path(path).write_bytes(header.ljust(saveimage.HEADER_BYTES, b"\0") + xml + stream)
         self.state_now = "shutoff"
 
     def resume(self) -> None:
@@ -274,6 +278,22 @@ def test_a_pool_that_is_full_keeps_nobody_off(house: House) -> None:
     assert house.state_of("old") == "resumed"
     assert ["file" in xml for xml in guest.starts] == [True, False]
     assert "old goes on with its RAM outside the pool" in house.journal.view["warnings"][0]
+
+
+def test_an_image_that_libvirt_compressed_is_unpacked_beside_itself(house: House) -> None:
+    house.guests[OLD].compressed = True
+    house.store()
+    house.load(OLD)
+    assert house.state_of("old") == "resumed"
+    assert [path.name for path in house.guests[OLD].image.parent.iterdir()] == [BIG]
+
+
+def test_what_a_killed_agent_unpacked_goes_with_the_image(house: House) -> None:
+    house.store()
+    half = house.guests[OLD].image.with_name(f"{OLD}.unpacked")
+    half.write_bytes(b"a guest's RAM")
+    cold.discard(house.config, OLD)
+    assert not half.exists()
 
 
 def test_one_that_was_paused_stays_so(house: House) -> None:

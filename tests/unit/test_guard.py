@@ -293,7 +293,7 @@ def domain(host: Host, monkeypatch: pytest.MonkeyPatch) -> Domain:
     monkeypatch.setattr(restore, "verify", lambda _pool, _record: None)
     monkeypatch.setattr(restore, "_start", lambda *_: one)
     monkeypatch.setattr(restore, "state_path", lambda _pool, uuid: host.folder / uuid)
-    monkeypatch.setattr(restore.saveimage, "read", lambda _path: type("Image", (), {"stream_offset": 1}))
+    monkeypatch.setattr(restore.saveimage, "read", lambda _path: restore.saveimage.SaveImage("", 1))
     for name in ("keep_ram_in_place", "load_state", "copy_ram_again"):
         monkeypatch.setattr(restore.monitor, name, lambda *_: None)
     monkeypatch.setattr(restore.monitor, "qemu_version", lambda _domain: "11")

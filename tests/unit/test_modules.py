@@ -231,6 +231,19 @@ def test_our_block_comes_and_goes(text: str) -> None:
     assert qemu_conf.with_memory_backing_dir(once, None).rstrip("\n") == text.rstrip("\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('#save_image_format = "zstd"', ""),
+        ('save_image_format = "zstd"', "zstd"),
+        ("  save_image_format='xz' # small", "xz"),
+        ('dump_image_format = "xz"', ""),
+    ],
+)
+def test_the_format_of_save_images_is_found(line: str, found: str) -> None:
+    assert qemu_conf.save_image_format(f'user = "root"\n{line}\n') == found
+
+
 def test_the_configuration_reads_what_it_wrote(tmp_path: Path) -> None:
     pool_config = config.PoolConfig("fsdax", Path("/p"), (facts.Region(4 * GIB, GIB, node=1),))
     written = config.Config(pool_config, Path("/state"))

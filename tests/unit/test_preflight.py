@@ -97,7 +97,9 @@ def test_a_prepared_host_passes_without_a_word() -> None:
         (replace(HOST, architecture="aarch64"), "architecture"),
         (replace(HOST, has_kvm=False), "no-kvm"),
         (replace(HOST, libvirt_active=False), "libvirt-down"),
+        (replace(HOST, libvirt_active=False, libvirt_version=(0, 0, 0), save_image_format="zstd"), "libvirt-down"),
         (replace(HOST, libvirt_version=(8, 1, 0)), "libvirt-too-old"),
+        (replace(HOST, libvirt_version=(11, 1, 0), save_image_format="zstd"), "save-format"),
         (replace(HOST, qemu=QemuFacts()), "qemu-missing"),
         (replace(HOST, qemu=replace(QEMU, version=(7, 2, 0))), "qemu-too-old"),
         (replace(HOST, kexec_tool=False), "kexec-missing"),
@@ -239,6 +241,24 @@ def test_what_is_worth_knowing_does_not_block(host: HostFacts, target: KernelFac
     verdict = preflight.judge(host, [vm], target)
     assert verdict.passed
     assert warnings(verdict) == {code}
+
+
+@pytest.mark.parametrize(
+    ("version", "written"), [((11, 3, 0), "zstd"), ((11, 2, 0), "sparse"), ((11, 1, 0), ""), ((11, 1, 0), "raw")]
+)
+def test_a_libvirt_that_saves_uncompressed_when_asked_may_be_told_otherwise(
+    version: tuple[int, int, int], written: str
+) -> None:
+    assert preflight.judge(replace(HOST, libvirt_version=version, save_image_format=written), [VM], TARGET) == Verdict()
+
+
+def test_a_plain_restore_is_never_mended_by_what_blocks_the_upgrade() -> None:
+    newest = replace(HOST, qemu=replace(QEMU, version=(11, 1, 3)))
+    assert warnings(preflight.judge(replace(newest, save_image_format="zstd"), [VM], TARGET)) == set(), "mended"
+    for version, compress in (((11, 3, 0), True), ((11, 1, 0), False)):
+        (found,) = preflight.judge(replace(newest, libvirt_version=version), [VM], TARGET).warnings
+        assert ("save_image_format" in found.remedy) is compress
+        assert "libvirt 12.1" in found.remedy
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import struct
 from pathlib import Path
@@ -21,9 +22,9 @@ UUID = "11111111-2222-3333-4444-555555555555"
 XML = "<domain type='kvm'><name>db1</name><memory unit='KiB'>4096</memory></domain>"
 
 
-def save_image(xml: str = XML, *, compressed: int = 0, version: int = 2) -> bytes:
+def save_image(xml: str = XML, *, compressed: int = 0, version: int = 2, stream: bytes = b"QEVM") -> bytes:
     text = xml.encode() + b"\0"
-    return saveimage.MAGIC + struct.pack("=5I", version, len(text), 1, compressed, 0).ljust(76, b"\0") + text + b"QEVM"
+    return saveimage.MAGIC + struct.pack("=5I", version, len(text), 1, compressed, 0).ljust(76, b"\0") + text + stream
 
 
 class Kept:
@@ -122,7 +123,7 @@ def test_a_save_image_is_taken_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"QEVM", save_image()[:60], save_image()[:95], save_image(compressed=3), save_image(version=9)]
+    "data", [b"", b"QEVM", save_image()[:60], save_image()[:95], save_image(compressed=6), save_image(version=9)]
 )
 def test_anything_else_is_no_save_image(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "state").write_bytes(data)
@@ -187,6 +188,23 @@ def test_the_saved_state_is_gone_before_the_guest_runs(
     assert journal.vm(UUID)["state"] == "resumed"
     with pytest.raises(VmError):
         restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10)  # type: ignore[arg-type]
+
+
+def test_a_state_that_libvirt_compressed_is_unpacked_for_qemu(
+    pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon before 11.2 does as its qemu.conf says, or said when it was started."""
+    (pool.root / "state").write_bytes(save_image(compressed=1, stream=gzip.compress(b"QEVM" * 9000)))
+    journal.record("vm_saved", uuid=UUID, ram_bytes=1, **pool.evidence())
+    given: list[bytes] = []
+    monkeypatch.setattr(monitor, "keep_ram_in_place", lambda _d: None)
+    monkeypatch.setattr(monitor, "load_state", lambda _d, path, offset, _s: given.append(path.read_bytes()[offset:]))
+    monkeypatch.setattr(monitor, "copy_ram_again", lambda _d: None)
+    monkeypatch.setattr(monitor, "qemu_version", lambda _d: "11.1.3")
+    restore.restore(FakeHypervisor(FakeDomain()), pool, journal, UUID, 10)  # type: ignore[arg-type]
+    assert given == [b"QEVM" * 9000]
+    assert journal.vm(UUID)["state"] == "resumed"
+    assert not list(pool.root.glob("state.unpacked"))
 
 
 @pytest.mark.parametrize(("line", "bound"), [("ro quiet", True), ("elfcorehdr=0x54000000 ro quiet", False)])

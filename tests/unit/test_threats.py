@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import stat
+import struct
 import subprocess
 import sys
 from html import escape
@@ -34,6 +35,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     permit,
     request,
     reservation,
+    saveimage,
     suspend,
     turn,
 )
@@ -302,7 +304,8 @@ def test_nothing_of_a_vms_memory_is_on_record(pool: Mounted, tmp_path: Path) -> 
     secret = b"correct horse battery staple"
     (tmp_path / "pool/libvirt/qemu/3-db1/pc.ram").write_bytes(secret * 512)
     pool.keep(UUID, 3, "db1")
-    suspend.state_path(pool, UUID).write_bytes(secret)
+    header = saveimage.MAGIC + struct.pack("=5I", 2, 1, 1, 0, 0)
+    suspend.state_path(pool, UUID).write_bytes(header.ljust(saveimage.HEADER_BYTES, b"\0") + b"\0" + secret)
     evidence = suspend._evidence(pool, UUID, "db1", integrity.FULL)
     assert set(evidence) == {"state_bytes", "state_sha256", "ram_proofs"}
     assert set(evidence["ram_proofs"]["pc.ram"]) == {"inode", "size_bytes", "coverage", "sha256"}

@@ -96,6 +96,8 @@ def load(config: Config, hypervisor: Hypervisor, journal: Journal, record: Dict[
 def discard(config: Config, uuid: str) -> None:
     """Delete its image, if there is one. Raises HoldfastError when that is not on the medium."""
     image = image_of(config, uuid)
+    # Left by an agent that was killed while it unpacked the image.
+    saveimage.unpacked(image).unlink(missing_ok=True)
     if image.exists():
         image.unlink()
         durable.sync(image.parent)
@@ -126,10 +128,11 @@ def _store(config: Config, hypervisor: Hypervisor, journal: Journal, uuid: str, 
 def _restore(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], image: Path, deadline_s: float) -> None:
     uuid = record["uuid"]
     journal.record("vm_loading", uuid=uuid, ram_verified=_compare(record, image))
-    found = saveimage.read(image)
-    vm = _start(hypervisor, journal, record, found.xml)
+    vm = _start(hypervisor, journal, record, saveimage.read(image).xml)
     try:
-        monitor.load_state(vm, image, found.stream_offset, _limit_s(deadline_s, vm.ram_bytes()))
+        limit_s = _limit_s(deadline_s, vm.ram_bytes())
+        with saveimage.stream(image, limit_s) as (path, offset):
+            monitor.load_state(vm, path, offset, limit_s)
     except Exception:
         with suppress(VmError):  # a QEMU that refused its state has often ended by itself; its own words matter more
             vm.destroy()

@@ -61,6 +61,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
     running = _text(root / "proc/cmdline")
     journal_open, journal_generation, journal_error = _journal(config.state_dir)
     libvirt = _libvirt()
+    settings = _text(root / qemu_conf.PATH.relative_to("/"))
     return HostFacts(
         hostname=socket.gethostname(),
         boot_id=_text(root / "proc/sys/kernel/random/boot_id"),
@@ -82,7 +83,8 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         cpu=replace(cpu_facts(_text(root / "proc/cpuinfo")), models=libvirt.cpu_models),
         shared_mounts=shared_mounts(_text(root / "proc/self/mountinfo")),
         pool=pool_facts(config, running, root),
-        memory_backing_dir=qemu_conf.memory_backing_dir(_text(root / "etc/libvirt/qemu.conf")),
+        memory_backing_dir=qemu_conf.memory_backing_dir(settings),
+        save_image_format=qemu_conf.save_image_format(settings),
         state_dir=str(config.state_dir),
         state_dir_writable=os.access(_existing(config.state_dir), os.W_OK),
         state_dir_free_bytes=_free_bytes(_existing(config.state_dir)),

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from .errors import CommandFailed
 
@@ -22,18 +23,36 @@ def run(argv: Sequence[str], *, timeout_s: float = 60, stdin: Optional[str] = No
 
     Raises CommandFailed with what it printed when it fails, is absent, or takes longer than ``timeout_s``.
     """
+    return _ended(argv, timeout_s, input=stdin, stdout=subprocess.PIPE).stdout
+
+
+def run_over(argv: Sequence[str], source: Path, offset: int, target: Path, *, timeout_s: float) -> None:
+    """Run a program over a file from ``offset`` (bytes) on, into another one that only its owner may read.
+
+    Raises CommandFailed as ``run`` does, and OSError.
+    """
+    with source.open("rb", buffering=0) as given, open(target, "wb", opener=_private) as taken:
+        given.seek(offset)
+        _ended(argv, timeout_s, stdin=given, stdout=taken)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _ended(argv: Sequence[str], timeout_s: float, **streams: Any) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
-            list(argv), input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            list(argv), stderr=subprocess.PIPE, text=True, errors="replace", timeout=timeout_s, check=False, **streams
         )
     except FileNotFoundError as exc:
         raise CommandFailed(f"{argv[0]} is not installed on this host", f"install the package with {argv[0]}") from exc
     except subprocess.TimeoutExpired as exc:
         raise CommandFailed(f"{argv[0]} did not end within {timeout_s:.0f} s") from exc
     if done.returncode:
-        printed = (done.stderr.strip() or done.stdout.strip())[-2000:]
+        printed = (done.stderr.strip() or (done.stdout or "").strip())[-2000:]
         raise CommandFailed(f"{' '.join(argv)} ended with {done.returncode}: {printed}")
-    return done.stdout
+    return done
 
 
 def run_beside(calls: Mapping[str, Sequence[str]], limit_s: float) -> Tuple[str, ...]:

@@ -15,6 +15,10 @@ from typing import Optional, Tuple
 
 from .resources import RamFile, Region, Service
 
+# virDomainSaveParams takes the format of the image since then (VIR_DOMAIN_SAVE_PARAM_IMAGE_FORMAT, libvirt's NEWS);
+# before, save_image_format in qemu.conf is for all.
+SAVE_FORMAT_ON_REQUEST = (11, 2, 0)
+
 
 class RamBacking(str, Enum):
     """Where libvirt puts a VM's RAM."""
@@ -119,7 +123,7 @@ class HostFacts:
     """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
-    ``shared_mounts`` are network file systems.
+    ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
     """
 
     hostname: str = ""
@@ -144,6 +148,7 @@ class HostFacts:
     shared_mounts: Tuple[Mount, ...] = ()
     pool: PoolFacts = field(default_factory=PoolFacts)
     memory_backing_dir: str = ""
+    save_image_format: str = ""
     state_dir: str = "/var/lib/holdfast"
     state_dir_writable: bool = True
     state_dir_free_bytes: int = 0

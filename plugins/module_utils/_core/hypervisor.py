@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import HoldfastError, VmError
-from .facts import Runs
+from .facts import SAVE_FORMAT_ON_REQUEST, Runs
 from .resources import Service
 
 try:
@@ -119,8 +119,23 @@ class Domain:
         self._call("end it", "destroy")
 
     def save(self, path: str) -> None:
-        """Write its state to ``path`` and end its QEMU; it stays paused in the image."""
-        self._call("save it", "saveFlags", path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+        """Write its state to ``path`` and end its QEMU; it stays paused in the image.
+
+        Uncompressed, whatever save_image_format is; in that format where libvirt cannot be asked for another.
+        """
+        if self._takes_save_format():
+            parameters = {"file": path, "image_format": "raw"}
+            self._call("save it", "saveParams", parameters, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+        else:
+            self._call("save it", "saveFlags", path, None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+
+    def _takes_save_format(self) -> bool:
+        # The daemon refuses a parameter that it does not know. The binding may be older than it, and lack the call.
+        try:
+            version = _version(int(self.raw.connect().getLibVersion()))
+        except libvirt.libvirtError as exc:
+            raise VmError(f"VM {self.name}: cannot save it: {exc}") from exc
+        return version >= SAVE_FORMAT_ON_REQUEST and hasattr(self.raw, "saveParams")
 
     def ram_bytes(self) -> int:
         """The largest RAM that it may have."""

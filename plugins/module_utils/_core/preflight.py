@@ -14,9 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from . import cmdline, regions
+from . import cmdline, qemu_conf, regions
 from .errors import Refused
-from .facts import Blocker, HostFacts, KernelFacts, QemuFacts, RamBacking, Treatment, Verdict, VmFacts
+from .facts import (
+    SAVE_FORMAT_ON_REQUEST,
+    Blocker,
+    HostFacts,
+    KernelFacts,
+    QemuFacts,
+    RamBacking,
+    Treatment,
+    Verdict,
+    VmFacts,
+)
 from .policy import Decision
 from .printable import argument
 from .resources import Service
@@ -178,6 +188,22 @@ def _libvirt(case: _Case) -> Iterator[Blocker]:
         )
 
 
+def _save_format(case: _Case) -> Iterator[Blocker]:
+    """The agent gives QEMU the stream in a save image as it is, so it must not be compressed."""
+    found = case.host.libvirt_version
+    if (0, 0, 0) < found < SAVE_FORMAT_ON_REQUEST and not _saves_plainly(case.host):
+        yield Blocker(
+            "save-format",
+            f'{qemu_conf.PATH} has save_image_format = "{case.host.save_image_format}", and libvirt {_dotted(found)} '
+            "cannot be asked to save a VM in another format",
+            "set it to raw and restart libvirt's daemon, or install libvirt 11.2 or newer",
+        )
+
+
+def _saves_plainly(host: HostFacts) -> bool:
+    return host.save_image_format in ("", "raw")
+
+
 def _qemu(case: _Case) -> Iterator[Blocker]:
     if case.qemu.version == (0, 0, 0):
         yield Blocker("qemu-missing", "no QEMU is installed that could restore the VMs", "install qemu-system-x86")
@@ -191,13 +217,17 @@ def _qemu(case: _Case) -> Iterator[Blocker]:
 
 def _plain_restore(case: _Case) -> Iterator[Blocker]:
     # QEMU 11.0 dropped fd: migration from plain files; libvirt reads raw save images through one until 12.1.
-    if (0, 0, 0) < case.host.libvirt_version < (12, 1, 0) and case.qemu.version >= (11, 0, 0):
-        yield Blocker(
-            "plain-restore",
-            f"libvirt {_dotted(case.host.libvirt_version)} cannot restore its own raw save images with "
-            f"QEMU {_dotted(case.qemu.version)} (virsh restore, managed save); a live update is not concerned",
-            "set save_image_format in /etc/libvirt/qemu.conf to a compressed one, or install libvirt 12.1 or newer",
-        )
+    found = case.host.libvirt_version
+    if not ((0, 0, 0) < found < (12, 1, 0) and case.qemu.version >= (11, 0, 0) and _saves_plainly(case.host)):
+        return
+    compress = f"set save_image_format in {qemu_conf.PATH} to a compressed one, or "
+    yield Blocker(
+        "plain-restore",
+        f"libvirt {_dotted(found)} cannot restore its own raw save images with QEMU {_dotted(case.qemu.version)} "
+        "(virsh restore, managed save); a live update is not concerned",
+        # An older one would save VMs for a live update in that format as well.
+        (compress if found >= SAVE_FORMAT_ON_REQUEST else "") + "install libvirt 12.1 or newer",
+    )
 
 
 def _machine_types_known(case: _Case) -> Iterator[Blocker]:
@@ -732,6 +762,7 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _architecture,
     _kvm,
     _libvirt,
+    _save_format,
     _qemu,
     _kexec,
     _locked_down,

@@ -1,7 +1,10 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One setting in libvirt's qemu.conf, between two marker lines so that it can be found and taken out again."""
+"""libvirt's qemu.conf: one setting of ours, between two marker lines so that it can be found and taken out again.
+
+And one of the operator's, which is only read.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,22 @@ BEGIN = "# BEGIN holdfast"
 END = "# END holdfast"
 
 _BLOCK = re.compile(rf"^{BEGIN}\n.*?^{END}\n", re.MULTILINE | re.DOTALL)
-_SETTING = re.compile(r'^\s*memory_backing_dir\s*=\s*"(?P<directory>[^"]*)"', re.MULTILINE)
+_SETTING = r"""^\s*{name}\s*=\s*(?P<quote>["'])(?P<value>.*?)(?P=quote)"""
 
 
 def memory_backing_dir(text: str) -> str:
     """The directory that qemu.conf names for file-backed RAM; empty when it keeps libvirt's default."""
-    found = _SETTING.search(text)
-    return found["directory"] if found else ""
+    return _value(text, "memory_backing_dir")
+
+
+def save_image_format(text: str) -> str:
+    """How libvirt writes save images, unless it is asked for another format; empty when it keeps its default, raw."""
+    return _value(text, "save_image_format")
+
+
+def _value(text: str, name: str) -> str:
+    found = re.search(_SETTING.format(name=name), text, re.MULTILINE)
+    return found["value"] if found else ""
 
 
 def with_memory_backing_dir(text: str, directory: Optional[str]) -> str:

@@ -38,9 +38,9 @@ def restore(
     journal.record("vm_verified", uuid=uuid, ram_verified=True)
     domain = _start(hypervisor, pool, journal, record)
     try:
-        image = saveimage.read(state_path(pool, uuid))
         monitor.keep_ram_in_place(domain)
-        monitor.load_state(domain, state_path(pool, uuid), image.stream_offset, deadline_s)
+        with saveimage.stream(state_path(pool, uuid), deadline_s) as (path, offset):
+            monitor.load_state(domain, path, offset, deadline_s)
         monitor.copy_ram_again(domain)
         ready(domain)
         guard.end()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict
 
-from . import durable, integrity, monitor
+from . import durable, integrity, monitor, saveimage
 from .errors import VmError
 from .hypervisor import Hypervisor
 from .journal import Journal
@@ -18,6 +18,7 @@ from .pool import Pool
 STATE = "state"
 # Device state is about a megabyte; video memory and firmware flash come on top. More means that RAM is in it.
 LARGEST_STATE_BYTES = 192 << 20
+UNPACK_LIMIT_S = 60.0
 
 
 def state_path(pool: Pool, uuid: str) -> Path:
@@ -66,12 +67,15 @@ def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
 
 
 def _evidence(pool: Pool, uuid: str, name: str, coverage: str) -> Dict[str, Any]:
-    """Sizes and checksums of what was just written, for the restore to compare with."""
+    """Sizes and checksums of what was just written, for the restore to compare with. Raises VmError if it is no use."""
     path = state_path(pool, uuid)
     size = path.stat().st_size
     if size > LARGEST_STATE_BYTES:
         found = f"its state file has {size} bytes, so RAM was written into it"
         raise VmError(f"VM {name}: {found}", "its RAM is not a shared file in the pool; see preflight")
+    # What libvirt compressed is unpacked for a trial: the restore, after the jump, can do no more than that.
+    with saveimage.stream(path, UNPACK_LIMIT_S):
+        pass
     durable.sync(path)
     proofs = {ram.name: integrity.ram_proof(ram, uuid, coverage) for ram in pool.ram_of(uuid)}
     return {"state_bytes": size, "state_sha256": integrity.sha256(path), "ram_proofs": proofs}
