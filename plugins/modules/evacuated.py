@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Reads which VMs were moved away from this host by M(holdfast.kvm.vm_migrate), from the host's own record. Any
     controller can bring them home.
-  - A VM that runs here again is at home, and no longer on the record.
+  - A VM that runs here again is at home, and no longer on the record. One that is still arriving is not at home yet.
 author:
   - holdfast contributors (@holdfast-kvm)
 options:
@@ -61,7 +61,7 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, config
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import away, config, evacuation
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
@@ -75,8 +75,9 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     if not known:
         return {"vms": [], "came_home": []}
     with connect() as hypervisor:
-        running = {vm.uuid for vm in hypervisor.running()}
-    done = [one for one in known if one.uuid in running or one.name in module.params["forget"]]
+        # One that is still arriving may have to stay where it is.
+        at_home = {vm.uuid for vm in hypervisor.running() if evacuation.stays(hypervisor, vm)}
+    done = [one for one in known if one.uuid in at_home or one.name in module.params["forget"]]
     if not module.check_mode:
         for one in done:
             away.forget(state_dir, one.uuid)

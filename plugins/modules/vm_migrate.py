@@ -16,6 +16,8 @@ description:
   - The moment to stop the VM for the last part is chosen. While the pause to be expected becomes shorter, the migration
     goes on; when it does not any more, the VM is stopped at the next good moment, if O(longest_pause_s) allows that.
     Otherwise the migration ends, and the VM stays.
+  - From one host there is one migration at a time. Who has waited for another one looks at the VM, its disks and both
+    hosts again. Nothing is begun unless the VM is here, and the destination says that it has none of it.
   - Afterwards both hosts are asked where the VM is. A migration that fails, is cancelled (C(virsh domjobabort), or a
     signal to the module), or takes longer than O(deadline_s) leaves the VM running here.
   - This host remembers VMs that it sent away, in C(away.json) in its state directory. See M(holdfast.kvm.evacuated).
@@ -117,7 +119,7 @@ attributes:
     description: There is nothing to compare.
     support: none
   idempotent:
-    description: Does nothing when the VM runs at the destination already.
+    description: Does nothing when the VM runs at the destination already, or does so after another migration of it.
     support: full
   action:
     description: An action plugin of the same name runs on the controller.
@@ -220,7 +222,7 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config, evacuation, migration
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config, evacuation
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError, Refused
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.evacuation import Journey, Move, Outcome, Storage, Way
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, Hypervisor, connect, reach
@@ -306,11 +308,9 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
 def moved(module: AnsibleModule, here: Hypervisor, there: Hypervisor, vm: Domain, wish: Wish) -> Dict[str, Any]:
     """Move a VM that is here. Raises HoldfastError for what was found before it began."""
     params = module.params
-    copy = evacuation.copy_plan(vm, read_storage(params))
-    move = Move(here, there, vm, wish, copy)
-    migration.require_possible(wish, move.ends)
+    move = Move(here, there, vm, wish, read_storage(params))
     if module.check_mode:
-        copied = [image.path for image in copy.images]
+        copied = [image.path for image in move.copy.images]
         return {**_described(Whereabouts.SOURCE), "changed": True, "uuid": vm.uuid, "copied": copied}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: move.cancel.set())
@@ -326,11 +326,14 @@ def already_there(there: Hypervisor, wish: Wish) -> Dict[str, Any]:
             f"VM {wish.vm} runs neither here nor at {wish.address}",
             "only a VM that runs is moved; look where it is (virsh list --all)",
         )
-    return {**_described(Whereabouts.DESTINATION), "changed": False, "uuid": arrived.uuid, "copied": []}
+    return _no_change(arrived, wish.address)
 
 
 def concluded(module: AnsibleModule, vm: Domain, outcome: Outcome, journey: Journey) -> Dict[str, Any]:
-    """The module's result; a failure when the VM was not moved."""
+    """The module's result; a failure when the VM is not at the destination."""
+    if outcome.whereabouts is Whereabouts.DESTINATION and not outcome.moved:
+        # Another migration brought it there, while this one waited for that to end.
+        return _no_change(vm, journey.to)
     shown = {**evacuation.told(outcome), **_described(outcome.whereabouts), "uuid": vm.uuid, "moved": outcome.moved}
     shown["pause_s"] = outcome.pause_s
     for remark in outcome.remarks:
@@ -351,6 +354,11 @@ def sentence(name: str, outcome: Outcome, journey: Journey) -> str:
         f"VM {name} is {outcome.whereabouts.value} after its migration to {journey.to}: {outcome.error}. Look at it on "
         "both hosts (virsh list --all) before anything else is done to it"
     )
+
+
+def _no_change(vm: Domain, place: str) -> Dict[str, Any]:
+    told = {"changed": False, "uuid": vm.uuid, "copied": [], "msg": f"VM {vm.name} is at {place} already"}
+    return {**_described(Whereabouts.DESTINATION), **told}
 
 
 def _described(place: Whereabouts) -> Dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ AWAY, HOME, FOR_GOOD = (Journey("hv1", "hv2", way) for way in (Way.AWAY, Way.HOM
 DISK = "/images/db.qcow2"
 COPY = CopyPlan(Copy.ALL, (Image("vda", DISK, "qcow2", 1 << 30),))
 XML = "<domain type='kvm'><name>db</name><uuid>u</uuid><memory>64</memory><devices/></domain>"
+ON_DISK = f"<disk type='file'><driver type='qcow2'/><source file='{DISK}'/><target dev='vda'/></disk>"
 LIMIT_S = 5.0
 
 
@@ -56,7 +59,8 @@ class Fleet:
         raise VmError("VM db: cannot migrate it: operation aborted")
 
     def move(self, wish: Wish = WISH, copy: CopyPlan = CopyPlan()) -> Move:  # noqa: B008
-        return Move(self.here, self.there, self.vm, wish, copy)  # type: ignore[arg-type]
+        self.vm.disks = ON_DISK if copy.images else ""
+        return Move(self.here, self.there, self.vm, wish, Storage(copied=True))  # type: ignore[arg-type]
 
 
 class Libvirt:
@@ -94,7 +98,7 @@ class Libvirt:
 class Vm:
     """The VM, as ``Domain`` shows it; the same object at both hosts."""
 
-    name, uuid = "db", "u"
+    name, uuid, disks = "db", "u", ""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -117,7 +121,8 @@ class Vm:
     def migratable_xml(self) -> str:
         return XML
 
-    xml = migratable_xml
+    def xml(self) -> str:
+        return XML.replace("<devices/>", f"<devices>{self.disks}</devices>")
 
     def disk_capacity(self, _target: str) -> int:
         return 1 << 30
@@ -379,6 +384,119 @@ def test_an_image_at_home_waits_when_the_vm_does_not_come(fleet: Fleet, tmp_path
     assert fleet.here.files == fleet.there.files == {DISK}
 
 
+def waits(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
+    """Another migration has the host for itself first."""
+    alone = evacuation.alone
+
+    @contextmanager
+    def after_another() -> Iterator[None]:
+        with alone():
+            meanwhile()
+            yield
+
+    monkeypatch.setattr(evacuation, "alone", after_another)
+
+
+@pytest.mark.parametrize("journey", [AWAY, HOME, FOR_GOOD], ids=lambda one: str(one.way.value))
+def test_a_vm_that_another_one_moved_meanwhile_keeps_its_images_there(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journey: Journey
+) -> None:
+    fleet.here.files, fleet.there.files = {DISK}, {DISK}
+    waits(monkeypatch, fleet.arrive)
+    outcome = go(fleet, tmp_path, journey, COPY)
+    assert (outcome.whereabouts, outcome.moved, outcome.copied) == (Whereabouts.DESTINATION, False, ())
+    assert (outcome.tries, outcome.error) == (0, "")
+    assert (fleet.there.made, fleet.calls, fleet.vm.marks) == ([], [], [])
+    assert fleet.here.files == fleet.there.files == {DISK}
+    assert switchovers.read(tmp_path) == ()
+
+
+def test_the_record_of_who_moved_it_meanwhile_stays(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = away.Away("u", "db", "hv2", "2026", (DISK,))
+    away.note(tmp_path, earlier)
+    waits(monkeypatch, fleet.arrive)
+    assert not go(fleet, tmp_path).moved
+    assert away.read(tmp_path) == (earlier,)
+
+
+def gone(fleet: Fleet) -> None:
+    del fleet.here.vms["u"]
+
+
+def off(fleet: Fleet) -> None:
+    fleet.vm.state = Runs.OFF
+
+
+def twice(fleet: Fleet) -> None:
+    fleet.there.vms["u"] = fleet.vm
+
+
+def silent_there(fleet: Fleet) -> None:
+    fleet.there.silent = True
+
+
+def silent_here(fleet: Fleet) -> None:
+    fleet.here.silent = True
+
+
+def arriving_there(fleet: Fleet) -> None:
+    fleet.there.vms["u"] = Vm(fleet)
+    fleet.there.vms["u"].state = Runs.ARRIVING
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "place", "word"),
+    [
+        (gone, Whereabouts.NOWHERE, "is not there here"),
+        (off, Whereabouts.NOWHERE, "is off here"),
+        (twice, Whereabouts.BOTH, "runs at hv2"),
+        (silent_there, Whereabouts.SOURCE, "libvirt does not answer at hv2"),
+        (silent_here, Whereabouts.UNPROVEN, "libvirt does not answer here"),
+        (arriving_there, Whereabouts.SOURCE, "is arriving at hv2"),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_nothing_is_begun_unless_the_vm_is_here_and_nowhere_else(
+    fleet: Fleet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[Fleet], None],
+    place: Whereabouts,
+    word: str,
+) -> None:
+    fleet.here.files, fleet.there.files = {DISK}, {DISK}
+    waits(monkeypatch, lambda: meanwhile(fleet))
+    outcome = go(fleet, tmp_path, HOME, COPY)
+    assert (outcome.whereabouts, outcome.moved, outcome.tries) == (place, False, 0)
+    assert word in outcome.error
+    assert (fleet.there.made, fleet.calls, fleet.vm.marks, fleet.vm.resumed) == ([], [], [], 0)
+    assert fleet.here.files == fleet.there.files == {DISK}
+
+
+def test_what_became_of_the_vm_while_it_waited_counts(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed() -> None:
+        fleet.vm.disks, fleet.vm.state = ON_DISK, Runs.STANDS
+
+    waits(monkeypatch, changed)
+    fleet.script = [fleet.fail, fleet.arrive]
+    outcome = go(fleet, tmp_path)
+    assert (outcome.moved, outcome.copied, fleet.there.files) == (True, (DISK,), {DISK})
+    assert fleet.vm.resumed == 0
+
+
+def test_an_older_qemu_there_since_it_waited_is_refused(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits(monkeypatch, lambda: monkeypatch.setattr(monitor, "qemu_version", lambda _vm: "12.0.0"))
+    with pytest.raises(BadInput, match=r"older 11\.1\.3"):
+        go(fleet, tmp_path, copy=COPY)
+    assert (fleet.there.files, fleet.calls, away.read(tmp_path)) == (set(), [], ())
+
+
 def test_who_goes_for_good_leaves_nothing_behind(fleet: Fleet, tmp_path: Path) -> None:
     fleet.here.files = {DISK}
     assert go(fleet, tmp_path, FOR_GOOD, COPY).moved
@@ -395,12 +513,11 @@ def test_an_older_qemu_there_is_refused_before_anything_is_made(
     assert (fleet.there.files, fleet.calls, away.read(tmp_path)) == (set(), [], ())
 
 
-def test_disks_are_copied_only_when_that_is_allowed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = f"<disk type='file'><source file='{DISK}'/><target dev='vda'/></disk>"
-    monkeypatch.setattr(Vm, "xml", lambda _vm: XML.replace("<devices/>", f"<devices>{disk}</devices>"))
+def test_disks_are_copied_only_when_that_is_allowed(fleet: Fleet) -> None:
+    fleet.vm.disks = ON_DISK
     with pytest.raises(Refused, match=f"only this host has {DISK}"):
         evacuation.copy_plan(fleet.vm, Storage())  # type: ignore[arg-type]
-    assert evacuation.copy_plan(fleet.vm, Storage(copied=True)).targets == ("vda",)  # type: ignore[arg-type]
+    assert evacuation.copy_plan(fleet.vm, Storage(copied=True)) == COPY  # type: ignore[arg-type]
     assert evacuation.copy_plan(fleet.vm, Storage(shared_paths=("/images",))) == CopyPlan()  # type: ignore[arg-type]
 
 

@@ -30,9 +30,9 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.evacuation import Outcome
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, QemuFacts, VmFacts
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import HostFacts, QemuFacts, Runs, VmFacts
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.images import CopyPlan
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.migration import Ends, Whereabouts
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.migration import Whereabouts
 from ansible_collections.holdfast.kvm.plugins.modules import evacuated, evacuees, tls, vm_migrate
 from ansible_collections.holdfast.kvm.plugins.plugin_utils import _progress
 
@@ -59,7 +59,6 @@ class Hosts:
         monkeypatch.setattr(vm_migrate, "reach", self.connect)
         monkeypatch.setattr(evacuation, "stays", lambda _here, _vm: self.stays)
         monkeypatch.setattr(evacuation, "find", self.find)
-        monkeypatch.setattr(evacuation, "copy_plan", lambda _vm, _storage: CopyPlan())
         monkeypatch.setattr(evacuation, "attempted", self.attempted)
         monkeypatch.setattr(vm_migrate, "Move", self.move)
         monkeypatch.setattr(vm_migrate.signal, "signal", lambda *_: None)
@@ -76,7 +75,7 @@ class Hosts:
         return next((vm for vm in self.running[id(hypervisor)] if vm.name == name), None)
 
     def move(self, *_parts: Any) -> Any:
-        return MagicMock(ends=Ends((11, 1, 3), (11, 1, 3)), wish=_parts[3])
+        return MagicMock(copy=CopyPlan(), wish=_parts[3])
 
     def attempted(self, move: Any, journey: Any, _folder: Path) -> Outcome:
         self.moves.append((move.wish, journey))
@@ -127,6 +126,13 @@ def test_a_vm_that_is_there_already_is_no_change(hosts: Hosts) -> None:
     assert (result["changed"], result["whereabouts"], hosts.moves) == (False, "destination", [])
 
 
+def test_a_vm_that_another_migration_brought_there_meanwhile_is_no_change(hosts: Hosts) -> None:
+    hosts.outcome = Outcome(Whereabouts.DESTINATION)
+    result = run(vm_migrate, name="db", destination="hv2", journey="home", copy_storage=True)
+    assert (result["changed"], result["moved"], result["whereabouts"]) == (False, False, "destination")
+    assert (result["copied"], result["pause_s"], result["msg"]) == ([], None, "VM db is at hv2 already")
+
+
 def test_a_vm_that_runs_nowhere_is_named(hosts: Hosts) -> None:
     result = run(vm_migrate, name="other", destination="hv2")
     assert result["failed"]
@@ -167,20 +173,31 @@ def test_a_number_that_cannot_be_is_refused(hosts: Hosts, option: str) -> None:
 # evacuated, evacuees
 
 
-def test_who_runs_here_again_is_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    at_home, gone, forgotten = (away.Away(f"uuid-{name}", name, "hv2", "2026") for name in "abc")
-    for one in (at_home, gone, forgotten):
-        away.note(tmp_path, one)
-    monkeypatch.setattr(config, "load", lambda: config.Config(state_dir=tmp_path))
-    hypervisor = MagicMock()
-    hypervisor.running.return_value = [MagicMock(uuid="uuid-a")]
+def sent_away(monkeypatch: pytest.MonkeyPatch, folder: Path, names: str, **here: Runs) -> None:
+    """VMs on the record of a host, and what its libvirt says of those that have a QEMU here."""
+    for name in names:
+        away.note(folder, away.Away(f"uuid-{name}", name, "hv2", "2026"))
+    vms = {f"uuid-{name}": MagicMock(uuid=f"uuid-{name}", runs=lambda it=runs: it) for name, runs in here.items()}
+    hypervisor = MagicMock(running=lambda: list(vms.values()), find=vms.get)
+    monkeypatch.setattr(config, "load", lambda: config.Config(state_dir=folder))
     monkeypatch.setattr(evacuated, "connect", lambda: contextlib.nullcontext(hypervisor))
+
+
+def test_who_runs_here_again_is_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent_away(monkeypatch, tmp_path, "abc", a=Runs.RUNS)
     assert run(evacuated, check=True)["came_home"] == ["a"]
     assert len(away.read(tmp_path)) == 3
     result = run(evacuated, forget=["c"])
     assert (result["changed"], result["came_home"]) == (True, ["a", "c"])
     assert [one["name"] for one in result["vms"]] == ["b"]
     assert run(evacuated)["changed"] is False
+
+
+def test_who_is_still_arriving_is_not_at_home_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its migration may fail, and then it would be on nobody's record."""
+    sent_away(monkeypatch, tmp_path, "ab", a=Runs.ARRIVING, b=Runs.STANDS)
+    assert run(evacuated)["came_home"] == ["b"]
+    assert [one.name for one in away.read(tmp_path)] == ["a"]
 
 
 @pytest.fixture

@@ -110,6 +110,11 @@ def test_an_older_qemu_at_the_destination_is_refused() -> None:
 # Where the VM is
 
 
+def test_nothing_begins_unless_the_destination_says_that_it_has_none_of_the_vm() -> None:
+    may = {(here, there) for here in Runs for there in Runs if migration.may_begin(here, there)}
+    assert may == {(here, there) for here in (Runs.RUNS, Runs.STANDS) for there in (Runs.OFF, Runs.ABSENT)}
+
+
 @pytest.mark.parametrize(
     ("source", "destination", "place"),
     [

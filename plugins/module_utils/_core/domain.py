@@ -9,6 +9,7 @@ as the operator or libvirt wrote it, prefixes, comments and white space included
 
 from __future__ import annotations
 
+import posixpath
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -356,6 +357,14 @@ def _disk_source(entry: ET.Element) -> images.Source:
         base=(base.get("file") or base.get("dev") or "") if base is not None else "",
         base_format=_attribute(entry, "backingStore/format", "type"),
     )
+
+
+def disk_files(xml: str) -> frozenset[str]:
+    """Every file that the disks of a running VM are on, also those that they stand on or are being copied to."""
+    devices = _parsed(xml).find("devices")
+    found = devices.findall("disk") if devices is not None else []
+    named = (source.get("file") or source.get("dev") for disk in found for source in disk.iter("source"))
+    return frozenset(posixpath.normpath(path) for path in named if path)
 
 
 def image_xml(image: images.Image) -> str:

@@ -72,7 +72,10 @@ class Journey:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended. ``pause_s`` is what QEMU measured, None when the VM was not moved or nobody knows."""
+    """How it ended. ``pause_s`` is what QEMU measured, None when the VM was not moved or nobody knows.
+
+    Without ``tries`` nothing was begun: the VM was at the destination before, or somewhere that forbids it.
+    """
 
     whereabouts: Whereabouts
     error: str = ""
@@ -88,7 +91,7 @@ class Outcome:
 
     @property
     def moved(self) -> bool:
-        return self.whereabouts is Whereabouts.DESTINATION
+        return self.whereabouts is Whereabouts.DESTINATION and self.tries > 0
 
 
 @dataclass
@@ -105,10 +108,10 @@ class _Try:
 
 
 class Move:
-    """The move of one VM."""
+    """The move of one VM. Raises HoldfastError for what is in its way already."""
 
-    def __init__(self, here: Hypervisor, there: Hypervisor, vm: Domain, wish: Wish, copy: CopyPlan) -> None:
-        self.here, self.there, self.vm, self.wish, self.copy = here, there, vm, wish, copy
+    def __init__(self, here: Hypervisor, there: Hypervisor, vm: Domain, wish: Wish, storage: Storage) -> None:
+        self.here, self.there, self.vm, self.wish, self.storage = here, there, vm, wish, storage
         self.began_at = time.monotonic()
         self.cancel = threading.Event()
         self.samples: List[Sample] = []
@@ -117,9 +120,15 @@ class Move:
         self.aimed = False
         self.postcopy = False
         self.reason = ""
-        version = tuple(int(part) for part in monitor.qemu_version(vm).split("."))
-        self.ends = Ends((version[0], version[1], version[2]), there.qemu_version())
-        self.paused_before = vm.runs() is Runs.STANDS
+        self.look()
+
+    def look(self) -> None:
+        """See what the VM is like now. Raises HoldfastError when it cannot be moved."""
+        self.copy = copy_plan(self.vm, self.storage)
+        version = tuple(int(part) for part in monitor.qemu_version(self.vm).split("."))
+        self.ends = Ends((version[0], version[1], version[2]), self.there.qemu_version())
+        self.paused_before = self.vm.runs() is Runs.STANDS
+        migration.require_possible(self.wish, self.ends)
 
     def go(self) -> Tuple[Whereabouts, str, int]:
         """Try as often as wished. Returns where the VM is, why not at the destination, and the number of tries."""
@@ -159,7 +168,7 @@ class Move:
         while caller.is_alive():
             caller.join(LOOK_S)
             if caller.is_alive():
-                self._look(number)
+                self._follow(number)
         if attempt.error is not None and self.postcopy:
             attempt = self._resumed(names, values)
         return str(attempt.error) if attempt.error else ""
@@ -172,7 +181,7 @@ class Move:
             fit = domain.on_whole_images(fit, self.copy.targets)
         return "" if fit == own else fit
 
-    def _look(self, number: int) -> None:
+    def _follow(self, number: int) -> None:
         """Follow the migration, and act where that is due."""
         now = time.monotonic()
         stats = self.vm.job_stats()
@@ -231,10 +240,14 @@ class Move:
         """Where the VM is by the word of both sides, asked until that is clear, for a minute at most."""
         deadline = time.monotonic() + PROOF_LIMIT_S
         while True:
-            place = migration.whereabouts(_asked(self.here, self.vm.uuid), self._asked_there())
+            place = migration.whereabouts(*self.seen())
             if place in (Whereabouts.SOURCE, Whereabouts.DESTINATION) or time.monotonic() > deadline:
                 return place
             time.sleep(LOOK_S)
+
+    def seen(self) -> Tuple[Runs, Runs]:
+        """What this host and the destination say of the VM now."""
+        return _asked(self.here, self.vm.uuid), self._asked_there()
 
     def _asked_there(self) -> Runs:
         answer = _asked(self.there, self.vm.uuid)
@@ -270,7 +283,7 @@ class Move:
 
 
 def stays(here: Hypervisor, vm: Domain) -> bool:
-    """Whether a VM that was not moved is here, as far as this host knows."""
+    """Whether a VM is here and not just arriving, as far as this host knows."""
     return _asked(here, vm.uuid) in (Runs.RUNS, Runs.STANDS)
 
 
@@ -293,9 +306,7 @@ def copy_plan(vm: Domain, storage: Storage) -> CopyPlan:
 
 def move(move_of: Move, journey: Journey, state_dir: Path) -> Outcome:
     """Move it; remember it, make images, and take both back if it did not move."""
-    copy, vm = move_of.copy, move_of.vm
-    migration.require_possible(move_of.wish, move_of.ends)
-    with alone(), _progress_ends(vm), _images_made(move_of, journey):
+    with alone(), _still_here(move_of), _progress_ends(move_of.vm), _images_made(move_of, journey):
         remarks = _remember(move_of, journey, state_dir)
         place, error, tries = move_of.go()
         outcome = Outcome(
@@ -305,7 +316,7 @@ def move(move_of: Move, journey: Journey, state_dir: Path) -> Outcome:
             seconds=time.monotonic() - move_of.began_at,
             encrypted=move_of.wish.encryption is migration.Encryption.TLS,
             postcopy=move_of.postcopy,
-            copied=tuple(image.path for image in copy.images),
+            copied=tuple(image.path for image in move_of.copy.images),
             remarks=remarks,
         )
         if not outcome.moved:
@@ -320,7 +331,7 @@ def move(move_of: Move, journey: Journey, state_dir: Path) -> Outcome:
 
 
 class _NotMoved(Exception):
-    """The VM is not at the destination. Carries the outcome through the blocks that take things back."""
+    """The VM was not moved. Carries the outcome through the blocks that take things back."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.error)
@@ -345,6 +356,21 @@ def alone() -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _still_here(move_of: Move) -> Iterator[None]:
+    """Look at everything again, before anything is touched: others may have moved the VM while this one waited.
+
+    An image at the destination may be the one that it runs on by now.
+    """
+    here, there = move_of.seen()
+    if not migration.may_begin(here, there):
+        place = migration.whereabouts(here, there)
+        found = f"{here.value} here, {there.value} at {move_of.wish.address}; nothing was begun"
+        raise _NotMoved(Outcome(place, error="" if place is Whereabouts.DESTINATION else found))
+    move_of.look()
+    yield
 
 
 @contextmanager

@@ -286,8 +286,9 @@ class Hypervisor:
             raise HoldfastError(f"libvirt does not say whether it has VM {uuid}: {exc}") from exc
 
     def qemu_version(self) -> Tuple[int, int, int]:
-        """Version of the QEMU that is installed beside this libvirt."""
-        return _version(int(self.connection.getVersion()))
+        """Version of the QEMU that is installed beside this libvirt. Raises HoldfastError."""
+        with _told("libvirt does not say which QEMU it has"):
+            return _version(int(self.connection.getVersion()))
 
     def image_exists(self, path: str) -> bool:
         """Whether there is a file of this name on the libvirt's host. Raises HoldfastError."""
@@ -295,10 +296,15 @@ class Hypervisor:
             return _volume(pool, path) is not None
 
     def make_image(self, path: str, xml: str) -> None:
-        """Make an image from libvirt's XML of a volume, in place of one of the same name. Raises HoldfastError."""
+        """Make an image from libvirt's XML of a volume, in place of one of the same name that no running VM is on.
+
+        Raises HoldfastError.
+        """
         with self._directory(path) as pool, _told(f"cannot make the image {path}"):
             earlier = _volume(pool, path)
             if earlier is not None:
+                # libvirt would delete it under a running VM, which would not even notice before it ends.
+                self._require_unused(path)
                 earlier.delete(0)
             pool.createXML(xml, 0)
 
@@ -308,6 +314,18 @@ class Hypervisor:
             volume = _volume(pool, path)
             if volume is not None:
                 volume.delete(0)
+
+    def _require_unused(self, path: str) -> None:
+        """Raise HoldfastError when a VM that has a QEMU here is on this file, or nobody can tell."""
+        # Not needed early at boot.
+        from .domain import disk_files
+
+        users = [vm.name for vm in self.running() if posixpath.normpath(path) in disk_files(vm.xml())]
+        if users:
+            raise HoldfastError(
+                f"the image {path} is not replaced: VM {', '.join(users)} is on it",
+                "look which host the VM runs on (virsh list --all)",
+            )
 
     @contextmanager
     def _directory(self, path: str) -> Iterator[Any]:

@@ -81,6 +81,11 @@ _THERE = (Runs.RUNS, Runs.STANDS)
 _NOT_THERE = (Runs.OFF, Runs.ABSENT)
 
 
+def may_begin(source: Runs, destination: Runs) -> bool:
+    """Whether a VM may be moved: it is at the source, and the destination says that it has none of it."""
+    return source in _THERE and destination in _NOT_THERE
+
+
 def require_possible(wish: Wish, ends: Ends) -> None:
     """Raise BadInput for what can be known before: QEMU reads the state of older ones, not of newer ones."""
     if ends.destination_qemu < ends.source_qemu:

@@ -1,0 +1,133 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""libvirt's word: an image is replaced only where no running VM is on it, and an error says what was asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import hypervisor as libvirt_door
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Hypervisor
+
+FOLDER = "/images"
+IMAGE = f"{FOLDER}/db.qcow2"
+
+
+class Words:
+    """The part of libvirt's binding that is needed."""
+
+    VIR_CONNECT_LIST_DOMAINS_ACTIVE = 1
+    VIR_ERR_NO_STORAGE_VOL = 50
+
+    class libvirtError(Exception):
+        def get_error_code(self) -> int:
+            return Words.VIR_ERR_NO_STORAGE_VOL
+
+
+class Guest:
+    """A VM that has a QEMU, with the inside of its ``<disk>``; without one, libvirt does not tell its definition."""
+
+    def __init__(self, disk: str | None) -> None:
+        self.disk = disk
+
+    def name(self) -> str:
+        return "db"
+
+    def UUIDString(self) -> str:
+        return "u"
+
+    def XMLDesc(self, _flags: int) -> str:
+        if self.disk is None:
+            raise Words.libvirtError("Domain not found")
+        disk = f"<disk type='file'>{self.disk}<target dev='vda'/></disk>"
+        return f"<domain><name>db</name><memory>64</memory><devices>{disk}</devices></domain>"
+
+
+class Host:
+    """libvirt's connection, and its storage pool of one directory."""
+
+    def __init__(self, *active: Guest, files: set[str]) -> None:
+        self.active, self.files = list(active), files
+        self.deleted: list[str] = []
+
+    def listAllDomains(self, which: int) -> list[Guest]:
+        assert which == Words.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        return self.active
+
+    def getVersion(self) -> int:
+        raise Words.libvirtError("connection reset")
+
+    def storagePoolLookupByTargetPath(self, path: str) -> Host:
+        assert path == FOLDER
+        return self
+
+    def refresh(self, _flags: int) -> None:
+        """Nothing is kept."""
+
+    def storageVolLookupByName(self, name: str) -> Volume:
+        if name not in self.files:
+            raise Words.libvirtError("no such volume")
+        return Volume(self, name)
+
+    def createXML(self, xml: str, _flags: int) -> None:
+        self.files.add(xml)
+
+
+class Volume:
+    def __init__(self, host: Host, name: str) -> None:
+        self.host, self.name = host, name
+
+    def delete(self, _flags: int) -> None:
+        self.host.files.remove(self.name)
+        self.host.deleted.append(self.name)
+
+
+@pytest.fixture(autouse=True)
+def _words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt_door, "libvirt", Words)
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [
+        f"<source file='{IMAGE}'/>",
+        "<source file='/images/../images/db.qcow2'/>",
+        f"<source dev='{IMAGE}'/>",
+        f"<source file='/top'/><backingStore type='file'><source file='/mid'/>"
+        f"<backingStore type='file'><source file='{IMAGE}'/></backingStore></backingStore>",
+        f"<source file='/top'/><mirror type='file'><source file='{IMAGE}'/></mirror>",
+    ],
+    ids=["on it", "otherwise written", "as a device", "stands on it", "being copied to it"],
+)
+def test_an_image_is_not_replaced_under_a_vm_that_is_on_it(disk: str) -> None:
+    host = Host(Guest("<source file='/other'/>"), Guest(disk), files={"db.qcow2"})
+    with pytest.raises(HoldfastError, match=f"{IMAGE} is not replaced: VM db is on it"):
+        Hypervisor(host).make_image(IMAGE, "new")
+    assert (host.deleted, host.files) == ([], {"db.qcow2"})
+
+
+def test_an_image_is_not_replaced_when_nobody_can_tell() -> None:
+    host = Host(Guest(None), files={"db.qcow2"})
+    with pytest.raises(HoldfastError, match="cannot read its definition"):
+        Hypervisor(host).make_image(IMAGE, "new")
+    assert (host.deleted, host.files) == ([], {"db.qcow2"})
+
+
+def test_an_image_that_no_running_vm_is_on_is_replaced() -> None:
+    host = Host(Guest("<source file='/other'/>"), Guest("<source pool='p' volume='v'/>"), files={"db.qcow2"})
+    Hypervisor(host).make_image(IMAGE, "new")
+    assert (host.deleted, host.files) == (["db.qcow2"], {"new"})
+
+
+def test_a_connection_that_broke_is_an_error_that_says_what_was_asked() -> None:
+    host = Host(files=set())
+    with pytest.raises(HoldfastError, match="which QEMU it has: connection reset"):
+        Hypervisor(host).qemu_version()
+
+
+def test_where_there_is_no_image_yet_nobody_is_asked() -> None:
+    host = Host(Guest(None), files=set())
+    Hypervisor(host).make_image(IMAGE, "new")
+    assert (host.deleted, host.files) == ([], {"new"})
