@@ -31,6 +31,8 @@ COPY = CopyPlan(Copy.ALL, (Image("vda", DISK, "qcow2", 1 << 30),))
 XML = "<domain type='kvm'><name>db</name><uuid>u</uuid><memory>64</memory><devices/></domain>"
 ON_DISK = f"<disk type='file'><driver type='qcow2'/><source file='{DISK}'/><target dev='vda'/></disk>"
 LIMIT_S = 5.0
+# Long after: many looks.
+LATE_S = 0.1
 
 
 class Fleet:
@@ -355,6 +357,76 @@ def test_a_postcopy_migration_that_broke_goes_on_from_there(fleet: Fleet, tmp_pa
     assert go(fleet, tmp_path, postcopy=PostCopy.IF_HOPELESS).moved
     assert "POSTCOPY_RESUME" in fleet.calls[1]
     assert fleet.vm.resumed == 0
+
+
+def test_a_switch_to_postcopy_that_is_refused_leaves_no_migration_behind(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, images = refuses_postcopy(fleet, monkeypatch), []
+
+    def end_late() -> None:
+        assert refused.wait(LIMIT_S)
+        time.sleep(LATE_S)
+        images.append(set(fleet.there.files))
+        fleet.fail()
+
+    fleet.script = [end_late]
+    outcome = go(fleet, tmp_path, copy=COPY, postcopy=PostCopy.IF_HOPELESS)
+    assert (outcome.whereabouts, outcome.tries, outcome.postcopy) == (Whereabouts.SOURCE, 1, False)
+    assert "cannot switch" in outcome.error
+    assert images == [{DISK}], "an image was removed while the VM was on its way to it"
+    assert fleet.there.files == set()
+
+
+def test_a_vm_that_arrived_before_its_switch_to_postcopy_keeps_its_images(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = refuses_postcopy(fleet, monkeypatch)
+
+    def arrive_late() -> None:
+        assert refused.wait(LIMIT_S)
+        time.sleep(LATE_S)
+        fleet.arrive()
+
+    fleet.script = [arrive_late]
+    assert go(fleet, tmp_path, copy=COPY, postcopy=PostCopy.IF_HOPELESS).moved
+    assert fleet.there.files == {DISK}
+
+
+def refuses_postcopy(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A VM that writes too fast, and that libvirt does not switch to post-copy; set once it was asked to."""
+    asked = threading.Event()
+
+    def refuse(_vm: Vm) -> None:
+        asked.set()
+        raise VmError("VM db: cannot switch its migration to post-copy: domain is not being migrated")
+
+    stalling(fleet, 9000)
+    monkeypatch.setattr(Vm, "start_postcopy", refuse)
+    return asked
+
+
+def test_no_error_of_ours_lets_go_of_a_migration_that_goes_on(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slipped = threading.Event()
+
+    def slip(_vm: Vm) -> None:
+        slipped.set()
+        raise KeyError("memory_iteration")
+
+    def arrive_late() -> None:
+        assert slipped.wait(LIMIT_S)
+        time.sleep(LATE_S)
+        fleet.arrive()
+
+    monkeypatch.setattr(Vm, "job_stats", slip)
+    fleet.script = [arrive_late]
+    with pytest.raises(KeyError):
+        go(fleet, tmp_path, copy=COPY)
+    assert fleet.aborted.is_set()
+    assert set(fleet.there.vms) == {"u"}
+    assert fleet.there.files == {DISK}, "nobody knew whether the VM needs it"
 
 
 def test_images_are_made_there_and_never_written_over(fleet: Fleet, tmp_path: Path) -> None:

@@ -165,10 +165,17 @@ class Move:
         attempt = _Try()
         caller = threading.Thread(target=attempt.run, args=(self.vm, self.wish.uri, names, values), daemon=True)
         caller.start()
-        while caller.is_alive():
-            caller.join(LOOK_S)
-            if caller.is_alive():
-                self._follow(number)
+        try:
+            while caller.is_alive():
+                caller.join(LOOK_S)
+                if caller.is_alive():
+                    self._follow(number)
+        except BaseException:
+            self._abort()
+            raise
+        finally:
+            # While libvirt is at work nobody can say where the VM will be, nor what it needs.
+            caller.join()
         if attempt.error is not None and self.postcopy:
             attempt = self._resumed(names, values)
         return str(attempt.error) if attempt.error else ""
@@ -209,13 +216,19 @@ class Move:
         if advice.act is Act.ALLOW and self.vm.allow_pause(advice.pause_s):
             self.allowed_s, self.allowed_at_s = advice.pause_s, now
         elif advice.act is Act.HOPELESS and self.wish.postcopy is PostCopy.IF_HOPELESS:
-            self.vm.start_postcopy()
-            self.postcopy = True
+            self._switch_to_postcopy()
         elif advice.act is Act.HOPELESS:
             self._give_up(
                 f"{Act.HOPELESS.value}: it would stand still for {advice.pause_s:.1f} s, "
                 f"{self.wish.bounds.longest_pause_s:.1f} s are allowed"
             )
+
+    def _switch_to_postcopy(self) -> None:
+        try:
+            self.vm.start_postcopy()
+            self.postcopy = True
+        except VmError as exc:  # perhaps it has just arrived
+            self._give_up(f"{Act.HOPELESS.value}, and: {exc}")
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
@@ -401,7 +414,7 @@ def _images_made(move_of: Move, journey: Journey) -> Iterator[None]:
         if exc.outcome.whereabouts is Whereabouts.SOURCE and journey.way is not Way.HOME:
             _remove(move_of.there, made)
         raise
-    except BaseException:
+    except HoldfastError:  # of any other error nobody knows how far the VM is
         if journey.way is not Way.HOME:
             _remove(move_of.there, made)
         raise
