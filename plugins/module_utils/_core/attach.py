@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
-from typing import Tuple
+from typing import Any, Dict, Tuple
 
 from . import autostart, durable, guard, kexec
 from .cmdline import generation_of, is_crash_kernel
@@ -17,6 +17,8 @@ from .journal import HELD, OWED, TERMINAL, Journal, open_journal
 from .pool import Content, Pool, open_pool
 
 OWNER = "generation.json"
+# Of VMs in one of these states their owners dispose: whether they were still here, a kernel that starts does not know.
+FREE = ("pending", "resumed", "started")
 LITTLE_MEMORY = (
     "this host runs in the small RAM of its crash kernel: take it out by an upgrade to the kernel that it runs "
     "(live_update_force), or move its VMs away and reboot it"
@@ -42,7 +44,8 @@ def judge_boot(journal: Journal, boot_id: str, cmdline: str) -> Boot:
     if boot_id == journal.view["boot_id"]["to"]:
         return Boot.AGAIN
     # A kernel with our token was loaded for this generation, so RAM was kept, however far the last kernel had got.
-    if generation_of(cmdline) == journal.generation:
+    # Before the first pause there is nothing in it: somebody else jumped with what we had loaded.
+    if generation_of(cmdline) == journal.generation and journal.state != "staged":
         return Boot.JUMPED
     return Boot.STRANGE
 
@@ -149,5 +152,10 @@ def report_lost(journal: Journal) -> None:
 
 def _note_lost(journal: Journal, error: str, but: Tuple[str, ...]) -> None:
     for vm in journal.vms:
+        if vm["state"] in FREE:
+            told = f"{error}; it is not started by itself, since it may have been moved away before"
+            fields: Dict[str, Any] = {"error": told, "may_restart": False}
+        else:
+            fields = {"error": error}
         if vm["state"] not in but:
-            journal.record("vm_lost", uuid=vm["uuid"], error=error)
+            journal.record("vm_lost", uuid=vm["uuid"], **fields)
