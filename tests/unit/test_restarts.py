@@ -42,10 +42,13 @@ class Guest:
 
     def __init__(self, house: House, uuid: str, name: str) -> None:
         self.house, self.uuid, self.name = house, uuid, name
-        self.running, self.deaf, self.broken = True, False, False
+        self.running, self.deaf, self.broken, self.away = True, False, False, False
 
     def state(self) -> str:
         return "running" if self.running else "shutoff"
+
+    def went_away(self) -> bool:
+        return self.away and not self.running
 
     def shutdown(self) -> None:
         assert self.house.state_of(self.name) == "shutting_down", "on record before it happens"
@@ -77,6 +80,24 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     monkeypatch.setattr(restarts, "LOOK_S", 0.01)
     house.connected(monkeypatch)
     return house
+
+
+def test_one_that_is_moved_away_instead_is_not_started_here(house: House) -> None:
+    """Shut off all the same; but it runs on another host."""
+    house.guests[GPU].away = True
+    with pytest.raises(HoldfastError, match="was saved or moved away by somebody else"):
+        house.shut_down()
+    recover.close(house.config, house.journal, "aborted", "")
+    assert house.started == ["nfs"]
+    gpu = house.journal.vm(GPU)
+    assert (gpu["state"], gpu["may_restart"]) == ("lost", False)
+
+
+def test_one_that_had_left_before_it_was_asked_is_not_started_here(house: House) -> None:
+    house.shut_down()
+    house.guests[GPU].away = True
+    recover.close(house.config, house.journal, "aborted", "")
+    assert house.started == ["nfs"]
 
 
 def states(journal: Journal) -> dict[str, str]:

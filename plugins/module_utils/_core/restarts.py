@@ -22,6 +22,7 @@ from .journal import LEAVING, OWED, STORED, Journal
 from .request import Request
 
 LOOK_S = 0.5
+AWAY = "was saved or moved away by somebody else"
 # Guests shut down side by side; each is little more than a wait.
 LANES = 16
 
@@ -79,7 +80,14 @@ def _shut_down(hypervisor: Hypervisor, journal: Journal, uuid: str, limit_s: flo
     if not _goes_off(domain, limit_s):
         hint = "see what its guest does; a longer live_update_shutdown_s gives it more time"
         raise VmError(f"VM {domain.name} still runs {limit_s:.0f} s after it was asked to shut down", hint)
+    if domain.went_away():
+        _note_away(journal, uuid)
+        raise VmError(f"VM {domain.name} {AWAY} while it was to shut down", "run the upgrade again")
     journal.record("vm_shut_down", uuid=uuid, moment=time.time())
+
+
+def _note_away(journal: Journal, uuid: str) -> None:
+    journal.record("vm_lost", uuid=uuid, error=f"it {AWAY}; it is not started here by itself", may_restart=False)
 
 
 def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdown_s: float) -> None:
@@ -90,6 +98,9 @@ def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdow
         if vm["state"] == "shutting_down" and not _goes_off(domain, _left_s(vm, shutdown_s)):
             journal.record("vm_left_alone", uuid=uuid)
             journal.warn(f"VM {vm['name']} was asked to shut down, and runs; if it does so later, start it")
+            return
+        if domain.went_away():
+            _note_away(journal, uuid)
             return
         if domain.state() in OFF:
             domain.start()
