@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import hook, kexec, permit
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.incoming import restore_xml
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
 
 UUID = "6d0bb2f2-7d4a-4b0e-9b0b-0d4f3c5f1a11"
@@ -27,6 +28,9 @@ def config_with(state_dir: Path, *events: str, may_restart: bool = False) -> Con
     for event in events:
         current.record(event, uuid=UUID)
     return Config(PoolConfig("fsdax", state_dir / "pool", ()), state_dir)
+
+
+RESTORED = restore_xml(XML)
 
 
 def starts(config: Config) -> None:
@@ -88,7 +92,21 @@ def test_a_vm_that_waits_no_longer_starts(tmp_path: Path, event: str) -> None:
 
 def test_the_restore_itself_may_start_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(permit, "holds", lambda uuid: uuid == UUID)
-    starts(config_with(tmp_path, "vm_saved"))
+    hook.run(config_with(tmp_path, "vm_saved"), "prepare", "begin", RESTORED)
+
+
+def test_a_start_from_its_disk_may_not_even_while_it_is_being_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person's start, at the same moment: it would boot, over the RAM that is kept."""
+    monkeypatch.setattr(permit, "holds", lambda uuid: uuid == UUID)
+    with pytest.raises(HoldfastError, match="VM db is suspended in the pool"):
+        starts(config_with(tmp_path, "vm_saved"))
+
+
+def test_what_waits_for_a_state_may_not_without_the_agents_word(tmp_path: Path) -> None:
+    with pytest.raises(HoldfastError, match="VM db is suspended in the pool"):
+        hook.run(config_with(tmp_path, "vm_saved"), "prepare", "begin", RESTORED)
 
 
 @pytest.mark.parametrize("event", ["vm_storing", "vm_stored"])

@@ -10,10 +10,12 @@ import json
 import os
 import re
 import shlex
+import signal
 import stat
 import struct
 import subprocess
 import sys
+import time
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
@@ -277,6 +279,26 @@ def test_permits_and_locks_are_behind_a_closed_door(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(turn, "RUN_DIR", tmp_path / name)
         with act():
             assert mode_of(tmp_path / name) == 0o700
+
+
+def test_a_permit_ends_with_the_agent_that_gave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permit, "RUN_DIR", tmp_path)
+    child = os.fork()
+    if not child:
+        with permit.granted(UUID):
+            (tmp_path / "granted").touch()
+            signal.pause()
+    try:
+        while not (tmp_path / "granted").exists():
+            time.sleep(0.01)
+        assert permit.holds(UUID)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert not permit.holds(UUID)
+    with permit.granted(UUID):
+        assert permit.holds(UUID)
+    assert not permit.holds(UUID)
 
 
 def test_a_link_in_the_way_of_durable_state_is_not_followed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from .config import Config
 from .domain import vm_facts
 from .errors import BadInput, HoldfastError
 from .facts import RamBacking, VmFacts
+from .incoming import waits_for_state
 from .journal import LEAVING, OPEN, STORED, open_journal
 from .pool import open_pool
 from .printable import argument
@@ -39,16 +40,16 @@ def run(config: Config, operation: str, sub_operation: str, xml: str) -> None:
     if config.pool is None or sub_operation != "begin":
         return
     vm = vm_facts(xml)
-    if operation == "prepare":
+    # Another start may come at the same moment. One from a stored definition would boot, over the RAM that is kept.
+    restored = waits_for_state(xml) and permit.holds(vm.uuid)
+    if operation == "prepare" and not restored:
         _forbid_second_life(config, vm)
     elif operation == "start":
-        _place(config, vm)
+        _place(config, vm, restored)
 
 
 def _forbid_second_life(config: Config, vm: VmFacts) -> None:
     """A VM that waits in the pool must not be started from its disk, by autostart or by hand."""
-    if permit.holds(vm.uuid):
-        return
     journal = open_journal(config.state_dir)
     if journal.state in LEAVING and kexec.boot_id() in journal.view["boot_id"].values():
         found = f"VM {vm.name} cannot start: the host is about to jump into another kernel, by {journal.generation}"
@@ -66,10 +67,10 @@ def _forbid_second_life(config: Config, vm: VmFacts) -> None:
         raise HoldfastError(found, f"to start it from its disk all the same: {remedy}")
 
 
-def _place(config: Config, vm: VmFacts) -> None:
+def _place(config: Config, vm: VmFacts, restored: bool) -> None:
     """Give a restored VM its RAM back; reserve RAM for a new one, so that the pool is never promised twice."""
     pool = open_pool(config)
-    if permit.holds(vm.uuid) and pool.ram_of(vm.uuid):
+    if restored and pool.ram_of(vm.uuid):
         pool.place(vm.uuid, vm.domain_id, vm.name)
     elif vm.ram_backing is RamBacking.FILE_SHARED:
         pool.reserve_vm(vm.domain_id, vm.name, vm.ram_files)

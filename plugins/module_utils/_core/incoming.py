@@ -52,6 +52,14 @@ def without_incoming(xml: str) -> str:
     return document.edited([Edit(document.before(entry.start), entry.end, "") for entry in gone])
 
 
+def waits_for_state(xml: str) -> bool:
+    """Whether its QEMU would wait for a state, and boot nothing."""
+    document = Document.read(xml)
+    line = document.child("commandline", QEMU_NAMESPACE)
+    arguments = document.children(line, "arg", QEMU_NAMESPACE) if line else ()
+    return bool(incoming_pairs([entry.attributes.get("value", "") for entry in arguments]))
+
+
 def incoming_pairs(values: Sequence[str]) -> tuple[int, ...]:
     """Where ``-incoming defer`` begins in a list of arguments."""
     return tuple(index for index in range(len(values) - 1) if tuple(values[index : index + 2]) == _INCOMING)

@@ -3,11 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The agent's word to the libvirt hook that one VM is being restored just now.
 
-A permit lives in /run: it ends with the boot, and only root can write it.
+A permit is a lock in /run: it ends with the boot, and with the agent, however that ends; only root can take it.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,13 +39,24 @@ def granted(uuid: str) -> Iterator[None]:
     # One by one: mkdir gives its mode to the last directory only.
     RUN_DIR.mkdir(exist_ok=True, mode=0o700)
     path.parent.mkdir(exist_ok=True, mode=0o700)
-    path.touch(mode=0o600)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def holds(uuid: str) -> bool:
     """Whether the agent is restoring this VM."""
-    return _path(uuid).exists()
+    try:
+        handle = os.open(_path(uuid), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
