@@ -16,7 +16,8 @@ from .attach import Boot
 from .cmdline import check_next, next_command_line
 from .config import Config, load
 from .errors import HoldfastError
-from .journal import OWED, Journal, open_journal
+from .hypervisor import connect
+from .journal import HELD, OWED, Journal, open_journal
 from .pool import Pool, open_pool
 from .request import ONLY_QEMU
 
@@ -35,24 +36,43 @@ def is_due(journal: Journal, after: int) -> bool:
     return bool(after) and failed >= min(after, len(tried)) and is_possible(journal)
 
 
-def go_back_if(reasons: List[str], pool: Pool, journal: Journal) -> None:
+def go_back_if(reasons: List[str], pool: Pool, journal: Journal, before_libvirt: bool = False) -> None:
     """Go back to the old kernel for these reasons, if there are any and it is possible.
 
-    Does not return when it goes. When the old kernel cannot be loaded, that is put on record and the host stays.
+    Does not return when it goes. When the old kernel cannot be loaded, or VMs are here that would be lost, that is put
+    on record and the host stays. ``before_libvirt``: none can be yet.
     """
     if not reasons or not is_possible(journal):
         return
     try:
+        # From here on libvirt's hook lets nothing start or arrive; what is there already is seen.
+        journal.record("falling_back")
+        if not before_libvirt:
+            _refuse_over_others(journal)
         go_back(pool, journal, "; ".join(reasons))
     except HoldfastError as exc:
         journal.warn(f"the host cannot go back to kernel {journal.view['kernel']['from']}: {exc}")
+
+
+def _refuse_over_others(journal: Journal) -> None:
+    """Raise HoldfastError while a VM is here that would not outlive the jump."""
+    try:
+        with connect() as hypervisor:
+            there = hypervisor.running()
+    except HoldfastError:  # a libvirt that does not answer has started nobody that anybody knows of
+        return
+    kept = {vm["uuid"] for vm in journal.vms if vm["state"] in HELD}
+    others = sorted(domain.name for domain in there if domain.uuid not in kept or domain.goes_on())
+    if others:
+        raise HoldfastError(f"VMs were started or moved here meanwhile: {', '.join(others)}", "they would be lost")
 
 
 def after_failed_attach(config: Config, why: HoldfastError) -> None:
     """The pool could not be attached after the jump, so this kernel will not restore anything: go back."""
     journal = open_journal(config.state_dir)
     if attach.present_boot(journal) in (Boot.JUMPED, Boot.AGAIN):
-        go_back_if([why.message], open_pool(config), journal)
+        # Who asks libvirt now waits for it, and it waits for the pool.
+        go_back_if([why.message], open_pool(config), journal, before_libvirt=True)
 
 
 def go_back(pool: Pool, journal: Journal, reason: str) -> None:
