@@ -27,6 +27,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     ways_out,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import request as requests
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import restore as restoring
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import Journal, latest, open_journal
@@ -55,6 +56,7 @@ DB, WEB = "11111111-0000-0000-0000-000000000000", "22222222-0000-0000-0000-00000
         (Sighting("resuming", "running"), Step.NOTE_RUNNING),
         # The saved state may still be there, but it counts as used: the guest may have run on.
         (Sighting("resuming", state_whole=True), Step.LOST),
+        (Sighting("resuming", state_whole=True, left=True), Step.LEFT),
         (Sighting("resumed", "running"), Step.NOTHING),
         (Sighting("lost"), Step.NOTHING),
     ],
@@ -75,6 +77,9 @@ class Guest:
 
     def job(self) -> str:
         return ""
+
+    def goes_on(self) -> bool:
+        return self._state == "running"
 
     def ended_on_purpose(self) -> bool:
         return self.left
@@ -171,11 +176,11 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
         if uuid in scene.unrestorable:
             raise VmError(f"VM {uuid[:2]}: QEMU refuses its state")
         journal.record("vm_verified", uuid=uuid, ram_verified=True)
-        ready(SimpleNamespace(name=uuid[:2]))
+        ready(SimpleNamespace(name=uuid[:2], goes_on=lambda: False))
         journal.record("vm_resuming", uuid=uuid)
         journal.record("vm_resumed", uuid=uuid, moment=2.0, qemu="11.1.3")
 
-    def silent(names: list[str], until: float) -> tuple[str, ...]:
+    def silent(names: list[str], until: float, in_vain: Any) -> tuple[str, ...]:
         assert names == ["br0"]
         scene.waited_until.add(until)
         return scene.silent
@@ -188,6 +193,9 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     for module in (recover, attach):
         monkeypatch.setattr(module, "open_pool", lambda _config: scene)
     monkeypatch.setattr(recover, "connect_patiently", connect)
+    monkeypatch.setattr(fallback, "connect", connect)
+    monkeypatch.setattr(monitor, "copy_ram_again", lambda domain: scene.deeds.append(f"ram is copied {domain.name}"))
+    monkeypatch.setattr(restoring, "state_path", lambda _pool, uuid: tmp_path / uuid)
     monkeypatch.setattr(recover, "restore", restore)
     monkeypatch.setattr(recover, "verify", lambda _pool, _vm: None)
     monkeypatch.setattr(recover.saveimage, "is_whole", lambda path: path in scene.whole)
@@ -485,6 +493,97 @@ def test_after_a_resume_there_is_no_way_back(scene: Scene, monkeypatch: pytest.M
         scene.recover()
     assert "go back" not in scene.deeds
     assert not fallback.is_possible(open_journal(scene.config.state_dir))
+
+
+def test_a_vm_that_a_person_resumed_has_used_its_state(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood paused, with its state, while the agent waited for the network and was killed."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    saved = scene.config.state_dir / DB
+    saved.touch()
+    scene.guests, scene.unrestorable = [Guest(DB, "running")], {WEB}
+    with pytest.raises(HoldfastError, match="web: VM 22"):
+        scene.recover()
+    assert states(open_journal(scene.config.state_dir))["db"] == "resumed"
+    assert not saved.exists()
+    # Its QEMU ends: it is nobody's to restore.
+    scene.guests, scene.unrestorable, scene.deeds = [], set(), []
+    scene.recover()
+    assert [deed for deed in scene.deeds if "11" in deed] == []
+
+
+def test_a_host_does_not_go_back_over_a_vm_that_a_person_started(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.guests = [Guest("99999999-0000-0000-0000-000000000000", "running")]
+    scene.problems = ["an oops"]
+    journal = scene.recover()
+    assert "go back" not in scene.deeds
+    assert "VMs were started or moved here meanwhile: 99" in journal.view["warnings"][0]
+    assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
+
+
+def test_a_host_goes_back_over_a_qemu_that_waits_for_its_state(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.guests, scene.problems = [Guest(DB, "paused")], ["an oops"]
+    with pytest.raises(SystemExit):
+        scene.recover()
+
+
+@pytest.mark.parametrize("died", ["in its crash kernel", "by a power cut"])
+def test_what_had_come_back_is_not_started_by_us_after_another_boot(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, died: str
+) -> None:
+    """Its owner may have moved it to another host since."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.journal.record("restoring")
+    for event in ("vm_resuming", "vm_resumed"):
+        scene.journal.record(event, uuid=WEB, qemu="11")
+    scene.defined = [Guest(WEB, "shutoff"), Guest(DB, "shutoff")]
+    for guest in scene.defined:
+        guest.id = -1
+    line = "root=/dev/vda1" + ("" if died == "by a power cut" else f" holdfast.generation={GENERATION} elfcorehdr=0x1")
+    boots_as(monkeypatch, "later", line)
+    recover.recover(scene.config)
+    assert not any(guest.started for guest in scene.defined)
+    web = latest(scene.config.state_dir).vm(WEB)
+    assert (web["state"], web["may_restart"]) == ("lost", False)
+    assert "may have been moved away" in web["error"]
+
+
+def test_a_kernel_that_somebody_else_jumped_into_before_any_pause_has_kept_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begun = Journal.load(tmp_path / "begun.jsonl")
+    begun.record(
+        "begin", generation=GENERATION, host="h", kernel={"from": "6", "to": "7"}, qemu="", boot_id="old", vms=[]
+    )
+    line = f"holdfast.generation={GENERATION}"
+    assert attach.judge_boot(begun, "new", line) is attach.Boot.STRANGE
+    begun.record("suspending")
+    assert attach.judge_boot(begun, "new", line) is attach.Boot.JUMPED
+
+
+def test_one_that_a_person_resumed_after_a_failed_save_sends_its_ram_again(scene: Scene) -> None:
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.guests = [Guest(DB, "running"), Guest(WEB, "running")]
+    assert states(scene.recover())["web"] == "resumed"
+    assert "ram is copied 22" in scene.deeds
+
+
+def test_a_disk_that_fails_is_a_failure_like_any_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+
+    def broken(*_arguments: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(recover, "restore", broken)
+    with pytest.raises(SystemExit):
+        scene.recover()
+    assert "go back" in scene.deeds
 
 
 def test_a_boot_without_the_jump_loses_ram_and_only_those_start_that_may(

@@ -136,12 +136,16 @@ class FakeDomain:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.running = False
 
     def resume(self) -> None:
         self.calls.append("resume")
 
     def destroy(self) -> None:
         self.calls.append("destroy")
+
+    def goes_on(self) -> bool:
+        return self.running
 
 
 class FakeHypervisor:
@@ -234,6 +238,28 @@ def test_a_state_that_qemu_refuses_is_kept(pool: Any, journal: Any, monkeypatch:
     assert domain.calls == ["destroy"]
     assert (pool.root / "state").exists()
     assert journal.vm(UUID)["state"] == "suspended"
+
+
+def test_a_guest_that_a_person_let_go_on_keeps_running_and_its_state_is_used(
+    pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for the network it is paused, and virsh resume is at hand."""
+    domain = FakeDomain()
+    told: list[str] = []
+    monkeypatch.setattr(monitor, "keep_ram_in_place", lambda _d: None)
+    monkeypatch.setattr(monitor, "load_state", lambda *_a: None)
+    monkeypatch.setattr(monitor, "copy_ram_again", lambda _d: told.append("ram is copied"))
+    monkeypatch.setattr(monitor, "qemu_version", lambda _d: "11.1.3")
+
+    def ready(_domain: object) -> None:
+        domain.running = True
+        raise VmError("br0 is silent")
+
+    restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10, ready)  # type: ignore[arg-type]
+    assert domain.calls == []
+    assert (journal.vm(UUID)["state"], (pool.root / "state").exists()) == ("resumed", False)
+    assert "let go on by somebody else (br0 is silent)" in journal.view["warnings"][0]
+    assert told[-1] == "ram is copied"
 
 
 @pytest.fixture

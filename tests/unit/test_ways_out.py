@@ -133,6 +133,12 @@ def test_what_does_not_come_in_time_is_named(net: Net) -> None:
     assert 0.1 <= time.monotonic() - began < 5
 
 
+def test_nobody_waits_in_vain(net: Net) -> None:
+    net.bridge("br0")
+    net.card("eth0", "br0", state=DISABLED)
+    assert ways_out.silent(("br0",), time.monotonic() + 300, net.path, lambda: True) == ("br0",)
+
+
 def test_what_comes_later_is_waited_for(net: Net) -> None:
     net.bridge("br0")
     eth0 = net.card("eth0", "br0", state=DISABLED)

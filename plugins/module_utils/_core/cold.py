@@ -86,7 +86,9 @@ def load(config: Config, hypervisor: Hypervisor, journal: Journal, record: Dict[
     elif state in OFF:
         _restore(hypervisor, journal, record, image, deadline_s)
     elif record["state"] == "stored":
-        raise VmError(f"VM {vm.name} runs although its saved image {image} was never used")
+        journal.warn(f"VM {vm.name} was let go on by somebody else; what was saved of it is not used any more")
+        _consume(journal, vm.uuid, image)
+        _note_resumed(journal, vm)
     else:
         if state == "paused" and not record.get("was_paused"):
             vm.resume()
@@ -133,17 +135,25 @@ def _restore(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], i
         limit_s = _limit_s(deadline_s, vm.ram_bytes())
         with saveimage.stream(image, limit_s) as (path, offset):
             monitor.load_state(vm, path, offset, limit_s)
-    except Exception:
-        with suppress(VmError):  # a QEMU that refused its state has often ended by itself; its own words matter more
-            vm.destroy()
-        raise
-    # From here on RAM moves away from the image, which must never be used again, whatever happens.
-    journal.record("vm_resuming", uuid=uuid)
-    image.unlink()
-    durable.sync(image.parent)
-    if not record.get("was_paused"):
+    except Exception as exc:
+        # A QEMU that somebody told to go on does so as soon as it has its state.
+        if not vm.goes_on():
+            # A QEMU that refused its state has often ended by itself; its own words matter more.
+            with suppress(VmError):
+                vm.destroy()
+            raise
+        journal.warn(f"VM {vm.name} was let go on by somebody else ({exc})")
+    _consume(journal, uuid, image)
+    if not record.get("was_paused") and not vm.goes_on():
         vm.resume()
     _note_resumed(journal, vm)
+
+
+def _consume(journal: Journal, uuid: str, image: Path) -> None:
+    """From here on RAM moves away from the image, which must never be used again, whatever happens."""
+    journal.record("vm_resuming", uuid=uuid)
+    image.unlink(missing_ok=True)
+    durable.sync(image.parent)
 
 
 def _start(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], saved: str) -> Domain:

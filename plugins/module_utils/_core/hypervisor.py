@@ -26,6 +26,7 @@ EVENT_LOOP = "libvirt events"
 KEEPALIVE_S, KEEPALIVE_TIMES = 5, 5
 # Why a VM is off (virDomainShutoffReason): it was shut down, destroyed, migrated away, saved.
 ENDED_ON_PURPOSE = (1, 2, 4, 5)
+WENT_AWAY = (4, 5)
 # Why a VM is paused (virDomainPausedReason): it is being migrated, in pre-copy or post-copy, or the latter broke.
 PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED = 2, 11, 12
 ARRIVING = (PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED)
@@ -57,10 +58,21 @@ class Domain:
         """``running``, ``paused``, ``shutoff``, …"""
         return STATES.get(self._call("read its state", "state")[0], "unknown")
 
+    def goes_on(self) -> bool:
+        """Whether its CPUs run; not when that cannot be asked."""
+        with suppress(VmError):
+            return self.state() == "running"
+        return False
+
     def ended_on_purpose(self) -> bool:
         """Whether it is off, and because somebody wanted it; not when its QEMU crashed, or nobody knows."""
         state, reason = self._call("read its state", "state")[:2]
         return STATES.get(state) == "shutoff" and reason in ENDED_ON_PURPOSE
+
+    def went_away(self) -> bool:
+        """Whether it is off because it was moved to another host, or saved; not when nobody knows."""
+        state, reason = self._call("read its state", "state")[:2]
+        return STATES.get(state) == "shutoff" and reason in WENT_AWAY
 
     def xml(self) -> str:
         """Definition of the running VM, or the stored one when it is off."""

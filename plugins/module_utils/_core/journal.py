@@ -39,7 +39,7 @@ TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
         ("staged", "attached", "suspending", "suspended", "jumping", "falling_back", "restoring", "failed"),
         "restoring",
     ),
-    "falling_back": (("jumping", "arrived", "attached", "restoring", "failed"), "falling_back"),
+    "falling_back": (("jumping", "falling_back", "arrived", "attached", "restoring", "failed"), "falling_back"),
     "restored": (("attached", "falling_back", "restoring", "failed"), "restored"),
     "aborted": (("staged", "suspending", "suspended", "jumping", "restoring", "failed"), "aborted"),
     "failed": (
@@ -188,7 +188,7 @@ class Journal:
             raise JournalError(f"{event} does not follow {self.state} in generation {self.generation or '(none)'}")
         if event in VM_STATES:
             vm = self.vm(entry["uuid"])
-            if event == "vm_resuming" and vm["state"] not in ("suspended", "stored"):
+            if event == "vm_resuming" and vm["state"] not in (*HELD, "stored"):
                 raise JournalError(f"VM {vm['name']} is {vm['state']}: its saved state is used at most once")
 
     def _fold(self, entry: Dict[str, Any]) -> None:

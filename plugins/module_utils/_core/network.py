@@ -30,9 +30,13 @@ class Network:
         self._until = time.monotonic() + limit_s if jumped else 0.0
 
     def wait_for(self, domain: Domain) -> None:
-        """Return when the network is back, or when the VM goes on without. Raises VmError when it does not."""
-        silent = ways_out.silent(self._journal.view["before"].get("ways_out", ()), self._until)
-        if not silent:
+        """Return when the network is back, or when the VM goes on without: also when somebody else had it do so.
+
+        Raises VmError when it does not go on.
+        """
+        names = self._journal.view["before"].get("ways_out", ())
+        silent = ways_out.silent(names, self._until, in_vain=domain.goes_on)
+        if not silent or domain.goes_on():
             return
         found = "; ".join(map(ways_out.lost, silent))
         if self._insists:

@@ -20,7 +20,7 @@ from .journal import HELD, LEFT_OVER, STORED, TERMINAL, UNFINISHED, WAITING, Jou
 from .network import Network
 from .pool import Content, Pool, open_pool
 from .request import Request
-from .restore import restore, verify
+from .restore import note_running, restore, verify
 from .standing import Sighting, Step, step_for
 
 SAVE_LIMIT_S = 600.0
@@ -152,6 +152,9 @@ def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str
         step = _look(hypervisor, pool, vm)
         if step is Step.GO_ON:
             suspending.unpause(hypervisor, vm)
+        if step is Step.NOTE_RUNNING:
+            # A save that failed, or a restore that was cut off, left it as it was told last.
+            monitor.copy_ram_again(hypervisor.domain(vm["uuid"]))
         if step in (Step.GO_ON, Step.NOTE_RUNNING):
             qemu = monitor.qemu_version(hypervisor.domain(vm["uuid"]))
             journal.record("vm_resumed", uuid=vm["uuid"], moment=time.time(), qemu=qemu)
@@ -167,7 +170,7 @@ def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str
             # It may run elsewhere by now: whatever its policy says, no second one is started here.
             journal.record("vm_lost", uuid=vm["uuid"], error=step.value, may_restart=False)
         elif step is Step.CONTRADICTION:
-            journal.record("vm_failed", uuid=vm["uuid"], error=step.value)
+            note_running(pool, journal, hypervisor.domain(vm["uuid"]), step.value)
     except HoldfastError as exc:
         journal.warn(str(exc))
 
@@ -186,7 +189,7 @@ def _sighting(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Sightin
     domain = next((one for one in hypervisor.running() if one.uuid == vm["uuid"]), None)
     whole = saveimage.is_whole(suspending.state_path(pool, vm["uuid"]))
     if domain is None:
-        unsaved = vm["state"] == "paused" and not whole
+        unsaved = vm["state"] == "resuming" or (vm["state"] == "paused" and not whole)
         return Sighting(vm["state"], state_whole=whole, left=unsaved and _ended_on_purpose(hypervisor, vm["uuid"]))
     return Sighting(vm["state"], domain.state(), bool(domain.job()), whole)
 
@@ -223,11 +226,11 @@ def _restore_or_keep(
     deadline_s: float,
     network: Network,
 ) -> None:
-    """Restore one VM, with a second try; what fails twice stays as it is, on record."""
+    """Restore one VM, with a second try; what fails twice stays as it is, on record. Also for a disk that fails."""
     try:
         restore(hypervisor, pool, journal, uuid, deadline_s, network.wait_for)
         return
-    except HoldfastError as exc:
+    except (HoldfastError, OSError) as exc:
         if network.missed and journal.vm(uuid)["state"] in HELD:
             journal.record("vm_failed", uuid=uuid, error=str(exc))
             return
@@ -238,7 +241,7 @@ def _restore_or_keep(
             _catch_up(again, pool, journal, journal.vm(uuid))
             if journal.vm(uuid)["state"] in HELD:
                 restore(again, pool, journal, uuid, deadline_s, network.wait_for)
-    except HoldfastError as exc:
+    except (HoldfastError, OSError) as exc:
         if journal.vm(uuid)["state"] in HELD:
             journal.record("vm_failed", uuid=uuid, error=str(exc))
         else:

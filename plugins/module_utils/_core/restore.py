@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict
 
 from . import bindings, durable, guard, integrity, kexec, monitor, permit, saveimage
 from .cmdline import is_crash_kernel
-from .errors import VmError
+from .errors import HoldfastError, VmError
 from .hypervisor import Domain, Hypervisor
 from .incoming import restore_xml
 from .journal import Journal
@@ -44,15 +44,32 @@ def restore(
         monitor.copy_ram_again(domain)
         ready(domain)
         guard.end()
-    except Exception:
-        with suppress(VmError):  # a QEMU that refused its state has often ended by itself; its own words matter more
-            domain.destroy()
-        raise
-    _consume(pool, journal, uuid)
+    except Exception as exc:
+        # A QEMU that somebody told to go on does so as soon as it has its state.
+        if not domain.goes_on():
+            # A QEMU that refused its state has often ended by itself; its own words matter more.
+            with suppress(VmError):
+                domain.destroy()
+            raise
+        note_running(pool, journal, domain, str(exc))
+        return
+    consume(pool, journal, uuid)
     if not record.get("was_paused"):
         domain.resume()
     journal.record("vm_resumed", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(domain))
     pool.release(uuid)
+
+
+def note_running(pool: Pool, journal: Journal, domain: Domain, why: str) -> None:
+    """One that runs although we did not let it go on: its saved state is of the past from here on, for good."""
+    journal.warn(f"VM {domain.name} was let go on by somebody else ({why}); what was saved of it is not used any more")
+    consume(pool, journal, domain.uuid)
+    with suppress(HoldfastError):  # tried again when the generation is closed
+        guard.end()
+    with suppress(HoldfastError):  # verify finds it then
+        monitor.copy_ram_again(domain)
+    journal.record("vm_resumed", uuid=domain.uuid, moment=time.time(), qemu=monitor.qemu_version(domain))
+    pool.release(domain.uuid)
 
 
 def verify(pool: Pool, record: Dict[str, Any]) -> None:
@@ -95,8 +112,9 @@ def _startable(saved: str, journal: Journal, name: str) -> str:
     return xml
 
 
-def _consume(pool: Pool, journal: Journal, uuid: str) -> None:
+def consume(pool: Pool, journal: Journal, uuid: str) -> None:
     """From here on RAM moves away from the saved state, so the state must never be used again, whatever happens."""
     journal.record("vm_resuming", uuid=uuid)
     path = state_path(pool, uuid)
-    durable.move(path, path.with_name("state.consumed"))
+    if path.exists():
+        durable.move(path, path.with_name("state.consumed"))

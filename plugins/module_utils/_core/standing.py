@@ -26,7 +26,7 @@ class Step(Enum):
     RESTORE_ANEW = "a QEMU was started for it and never took its state"
     CONTRADICTION = "it runs although its saved state was never used"
     LOST = "neither a QEMU nor a whole saved state is left of it"
-    LEFT = "somebody else shut it off, saved it or moved it away before it was saved; it is not started here by itself"
+    LEFT = "somebody else shut it off, saved it or moved it away meanwhile; it is not started here by itself"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _paused(seen: Sighting) -> Step:
 def _resuming(seen: Sighting) -> Step:
     """Its saved state counts as used. The QEMU that took it is all there is."""
     if not seen.domain:
-        return Step.LOST
+        return Step.LEFT if seen.left else Step.LOST
     return Step.GO_ON if seen.domain == "paused" else Step.NOTE_RUNNING
 
 

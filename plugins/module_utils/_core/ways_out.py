@@ -9,14 +9,17 @@ network that is late by some seconds is missed for up to twice as long.
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
-from typing import Iterator, Sequence, Set, Tuple
+from typing import Callable, Iterator, Sequence, Set, Tuple
 
 NET = Path("/sys/class/net")
 # BR_STATE_FORWARDING of linux/if_bridge.h.
 FORWARDING = "3"
 LOOK_S = 0.02
+# Between two questions whether it is in vain, which are for libvirt.
+LOOKS = 25
 
 
 def carrying(also: Sequence[str] = (), net: Path = NET) -> Tuple[str, ...]:
@@ -28,13 +31,19 @@ def carrying(also: Sequence[str] = (), net: Path = NET) -> Tuple[str, ...]:
     return tuple(sorted(name for name in names if _carries(net / name)))
 
 
-def silent(names: Sequence[str], until: float, net: Path = NET) -> Tuple[str, ...]:
-    """Wait until all of them carry, or the monotonic clock is at ``until``; return those that do not."""
-    while True:
+def silent(
+    names: Sequence[str], until: float, net: Path = NET, in_vain: Callable[[], bool] = lambda: False
+) -> Tuple[str, ...]:
+    """Wait until all of them carry, the clock (monotonic) is at ``until``, or it is ``in_vain``.
+
+    Returns those that do not carry.
+    """
+    for look in itertools.count(1):
         found = tuple(name for name in names if not _carries(net / name))
-        if not found or time.monotonic() >= until:
+        if not found or time.monotonic() >= until or (look % LOOKS == 0 and in_vain()):
             return found
         time.sleep(LOOK_S)
+    raise AssertionError("never counted to the end")
 
 
 def lost(name: str) -> str:
