@@ -71,12 +71,14 @@ class Guest:
     def __init__(self, uuid: str, state: str) -> None:
         self.uuid, self.name, self.id, self._state = uuid, uuid[:2], 7, state
         self.started = self.left = False
+        self.looks_until_saved = 0
 
     def state(self) -> str:
         return self._state
 
     def job(self) -> str:
-        return ""
+        self.looks_until_saved -= 1
+        return "job type 2" if self.looks_until_saved >= 0 else ""
 
     def goes_on(self) -> bool:
         return self._state == "running"
@@ -236,6 +238,16 @@ def test_vms_that_a_killed_agent_had_paused_go_on_where_they_are(scene: Scene) -
     assert (journal.state, states(journal)) == ("aborted", {"db": "pending", "web": "resumed"})
     assert "while it was suspending" in journal.view["reason"]
     assert open_journal(scene.config.state_dir).state == "none"
+
+
+def test_nobody_waits_for_a_save_of_another_one(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover, "LOOK_S", 0.0)
+    for uuid in (DB, WEB):
+        scene.journal.record("vm_paused", uuid=uuid, was_paused=False)
+    scene.guests = [Guest(DB, "paused"), Guest(WEB, "paused")]
+    scene.guests[0].looks_until_saved = 5
+    assert set(states(scene.recover()).values()) == {"resumed"}
+    assert [deed for deed in scene.deeds if deed.startswith("go on")] == ["go on 22", "go on 11"]
 
 
 def test_vms_go_on_even_when_there_is_no_room_to_say_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

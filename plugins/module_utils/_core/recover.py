@@ -141,15 +141,26 @@ def settle(config: Config, journal: Journal) -> str:
 def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network) -> None:
     """Every VM that can go on does: the paused ones at once, then the suspended ones in the order of priority."""
     with connect_patiently() as hypervisor:
-        for vm in sorted(journal.vms, key=lambda vm: -vm["priority"]):
+        order = sorted(journal.vms, key=lambda vm: -vm["priority"])
+        # Nobody waits for a save of another one that does not end.
+        for vm in [vm for vm in order if not _catch_up(hypervisor, pool, journal, vm, limit_s=0)]:
             _catch_up(hypervisor, pool, journal, vm)
         _restore_suspended(hypervisor, pool, journal, wanted, network)
 
 
-def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str, Any]) -> None:
-    """Bring one VM as far as it goes without restoring it. What does not work is on record, and tried again."""
+def _catch_up(
+    hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str, Any], limit_s: float = SAVE_LIMIT_S
+) -> bool:
+    """Bring one VM as far as it goes without restoring it. What does not work is on record, and tried again.
+
+    False when it is still being saved after ``limit_s`` seconds.
+    """
     try:
-        step = _look(hypervisor, pool, vm)
+        step = _look(hypervisor, pool, vm, limit_s)
+        if step is Step.WAIT:
+            if limit_s:
+                journal.warn(f"VM {vm['name']}: its state is still being saved after {limit_s:.0f} s")
+            return False
         if step is Step.GO_ON:
             suspending.unpause(hypervisor, vm)
         if step is Step.NOTE_RUNNING:
@@ -173,14 +184,13 @@ def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str
             note_running(pool, journal, hypervisor.domain(vm["uuid"]), step.value)
     except HoldfastError as exc:
         journal.warn(str(exc))
+    return True
 
 
-def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Step:
-    """What this VM needs; waits for a save that is under way."""
-    deadline = time.monotonic() + SAVE_LIMIT_S
-    while (step := step_for(_sighting(hypervisor, pool, vm))) is Step.WAIT:
-        if time.monotonic() > deadline:
-            raise VmError(f"VM {vm['name']}: its state is still being saved after {SAVE_LIMIT_S:.0f} s")
+def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any], limit_s: float) -> Step:
+    """What this VM needs; waits so long for a save that is under way."""
+    deadline = time.monotonic() + limit_s
+    while (step := step_for(_sighting(hypervisor, pool, vm))) is Step.WAIT and time.monotonic() < deadline:
         time.sleep(LOOK_S)
     return step
 
