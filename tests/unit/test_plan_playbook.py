@@ -58,6 +58,7 @@ def answer(*vms: dict[str, Any], blockers: tuple[dict[str, str], ...] = ()) -> d
     return {
         "host": {"hostname": "x", "cpu": cpu, "pool": pool, "shared_mounts": mounts},
         "journal": {"state": "none"},
+        "switchovers_s": [],
         "vms": list(vms),
         "blockers": list(blockers),
     }

@@ -14,6 +14,7 @@ import pytest
 from ansible.errors import AnsibleActionFail
 
 from ansible_collections.holdfast.kvm.plugins.action import report as action
+from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import decisions_digest
 
 JOURNAL = {"state": "restored", "vms": [{"name": "db1", "state": "resumed", "paused_at": 10.0, "resumed_at": 12.0}]}
 
@@ -63,8 +64,9 @@ def test_what_the_plan_predicted_stands_beside_what_happened(tmp_path: Path) -> 
     times = {"state": "resumed", "paused_at": 10.0, "resumed_at": 12.0}
     vms = [{"name": "db1", "uuid": "u1", **times}, {"name": "new1", "uuid": "u2", **times}]
     entry = {**UPGRADED, "journal": {"state": "restored", "vms": vms}}
-    plan = {"schema_version": 1, "fleet": {}, "vms": [{"uuid": "u1", "pause_p95_s": 3.5}]}
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    vm = {"uuid": "u1", "treatment": "in_place", "pause_p95_s": 3.5}
+    plan = {"schema_version": 1, "fleet": {}, "limits": {}, "batches": [], "vms": [vm]}
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "decisions_sha256": decisions_digest(plan)}))
     result = run(tmp_path / "report", plan=str(tmp_path), hv1=entry)
     (host,) = json.loads(Path(result["report_json"]).read_text(encoding="utf-8"))["hosts"]
     assert [vm["predicted_pause_s"] for vm in host["vms"]] == [3.5, None]
