@@ -20,7 +20,8 @@ description:
   - Writes the agent's configuration, C(/etc/holdfast/agent.json), and sets C(memory_backing_dir) in
     C(/etc/libvirt/qemu.conf) between two marker lines.
   - Does not reboot, mount, or restart anything.
-  - Changes nothing while the journal holds a suspended VM, and gives no pool back in which a VM has its RAM.
+  - Changes nothing while a live update is in flight, a VM of one still waits, or the journal cannot be read, and asks
+    for no reboot then. Gives no pool back in which a VM has its RAM.
 author:
   - holdfast contributors (@holdfast-kvm)
 options:
@@ -148,11 +149,12 @@ refused:
   sample: true
 """
 
+from contextlib import nullcontext
 from typing import Any, Dict, List, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, reservation
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, reservation, turn
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import config as configuration
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.crash_area import CrashArea
@@ -249,9 +251,13 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
         after = reservation.with_pool(before, wanted, crash)
     else:
         wanted, after = Config(state_dir=current.state_dir), reservation.without_pool(before)
-    reservation.check(before, after, current)
+    reboot = reservation.reboot_required(wanted, after.boot, running)
+    reservation.check(before, after, current, reboot=reboot)
     if not module.check_mode:
-        reservation.put(before, after, wanted.state_dir)
+        with turn.taken() if before != after else nullcontext():
+            # Once more: a live update may have begun since, and none begins from here on.
+            reservation.check(before, after, current, reboot=reboot)
+            reservation.put(before, after, wanted.state_dir)
     return {
         "changed": before != after,
         "diff": differences(before, after),
@@ -259,7 +265,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
         "argument": " ".join(arguments_of(after.boot)),
         "crash_kernel": size_text(crash.size_bytes) if crash.size_bytes else "",
         "crash_kernel_reason": crash.reason,
-        "reboot_required": reservation.reboot_required(wanted, after.boot, running),
+        "reboot_required": reboot,
         "libvirt_changed": before.libvirt != after.libvirt,
         "mounted": collect.pool_facts(wanted, running).mounted,
     }

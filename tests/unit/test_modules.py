@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     packing,
     qemu_conf,
     reservation,
+    turn,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain_ram import Backing
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, CommandFailed, HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import NAME, open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import PoolWish
 from ansible_collections.holdfast.kvm.plugins.modules import agent, pool, preflight, vm_info
 
@@ -43,7 +46,6 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cmdline = "root=/dev/vda1 ro"
-        self.suspended = False
         self.initrd_mib = 20
         self.commands: list[str] = []
         (folder / "qemu.conf").write_text(QEMU_CONF)
@@ -55,12 +57,25 @@ class Host:
         (self.folder / "grub.cfg").write_text(f"\tlinux\t/boot/vmlinuz ro {arguments}\n")
         return ""
 
+    def begin(self, *events: str) -> None:
+        """A generation with one VM, to which these events happened."""
+        (self.folder / "state").mkdir(exist_ok=True)
+        journal = open_journal(self.folder / "state")
+        kernel = {"from": "6.12", "to": "7.2"}
+        vm = {"name": "db1", "uuid": "db1", "priority": 50, "treatment": "in_place"}
+        journal.record("begin", generation="g-1", host="hv1", kernel=kernel, qemu="10", boot_id="old", vms=[vm])
+        self.happens(*events)
+
+    def happens(self, *events: str) -> None:
+        for event in events:
+            open_journal(self.folder / "state").record(event, uuid="db1")
+
     def contents(self) -> dict[str, str]:
         return {path.name: path.read_text() for path in self.folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+def host(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Host:
     found = Host(tmp_path)
     monkeypatch.setattr(qemu_conf, "PATH", tmp_path / "qemu.conf")
     monkeypatch.setattr(config, "CONFIG", tmp_path / "agent.json")
@@ -72,7 +87,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(grub.is_set_elsewhere, "__defaults__", (tmp_path / "grub", tmp_path / "grub.d/ours.cfg"))
     monkeypatch.setattr(reservation.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(reservation.kexec, "initrd_bytes", lambda _release: found.initrd_mib << 20)
-    monkeypatch.setattr(reservation, "holds_suspended", lambda _state_dir: found.suspended)
+    monkeypatch.setattr(turn, "RUN_DIR", tmp_path_factory.mktemp("run"))
     monkeypatch.setattr(collect, "firmware_map", lambda: FIRMWARE)
     monkeypatch.setattr(collect.kexec, "running_cmdline", lambda: found.cmdline)
     # Keep the state directory inside the folder, too. Metrics are the agent's to write, so their directory may stay.
@@ -81,6 +96,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 ONE = {"regions": [{"size": "1G"}]}
+# What a kernel was started with that keeps that.
+KEPT = "ro memmap=0x40000000!0x100000000 nokaslr crashkernel=640M"
 
 
 class TestPool:
@@ -150,16 +167,79 @@ class TestPool:
         assert not (host.folder / "holdfast.cfg").exists()
         assert not run(pool, state="absent")["changed"]
 
-    def test_nothing_changes_while_a_vm_is_suspended(self, host: Host) -> None:
+    @pytest.mark.parametrize(
+        ("events", "words"),
+        [
+            ((), "g-1 is staged"),
+            (("suspending", "vm_paused"), "g-1 is suspending on this host, with db1 (paused)"),
+            (("suspending", "vm_saved", "failed"), "g-1 is failed on this host, with db1 (suspended)"),
+            (("vm_storing",), "with db1 (storing)"),
+            (("vm_stored", "vm_not_loaded", "failed"), "with db1 (stored)"),
+            (("vm_shut_down", "aborted"), "with db1 (shut_down)"),
+            (("vm_lost", "failed"), "with db1 (lost)"),
+        ],
+    )
+    def test_nothing_changes_while_a_generation_needs_the_pool(
+        self, host: Host, events: tuple[str, ...], words: str
+    ) -> None:
         run(pool, **ONE)
+        host.cmdline = KEPT
+        host.begin(*events)
         before = host.contents()
-        host.suspended = True
         assert not run(pool, **ONE)["changed"]
         for change in ({"regions": [{"size": "2G"}]}, {"state": "absent"}):
             refused = run(pool, **change)
             assert refused["refused"]
-            assert "suspended VM" in refused["msg"]
+            assert words in refused["msg"]
+            assert "holdfast recover" in refused["msg"]
         assert host.contents() == before
+
+    def test_a_damaged_journal_may_hold_a_vm(self, host: Host) -> None:
+        run(pool, **ONE)
+        host.cmdline = KEPT
+        (host.folder / "state" / NAME).write_text("0 {}\n")
+        before = host.contents()
+        for change in ({"regions": [{"size": "2G"}]}, {"state": "absent"}):
+            refused = run(pool, **change)
+            assert refused["refused"]
+            assert "is damaged" in refused["msg"]
+        assert host.contents() == before
+
+    def test_a_generation_that_ended_with_every_vm_at_home_is_in_nobodys_way(self, host: Host) -> None:
+        run(pool, **ONE)
+        host.begin("suspending", "vm_saved", "vm_resuming", "vm_resumed", "aborted")
+        assert run(pool, regions=[{"size": "2G"}])["changed"]
+        assert run(pool, state="absent")["changed"]
+
+    def test_a_reboot_that_is_due_waits_for_a_vm_that_is_kept(self, host: Host) -> None:
+        run(pool, **ONE)
+        host.cmdline = KEPT.replace("640M", "512M")
+        assert run(pool, **ONE)["reboot_required"]
+        host.begin("suspending", "vm_saved", "failed")
+        refused = run(pool, **ONE)
+        assert refused["refused"]
+        assert "db1 (suspended)" in refused["msg"]
+
+    def test_a_removal_that_found_nothing_to_change_still_deletes_the_journal(self, host: Host) -> None:
+        host.begin("vm_stored", "failed")
+        assert run(pool, state="absent")["refused"]
+
+    def test_no_live_update_begins_between_the_check_and_the_change(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that was before us has begun by the time that it is our turn."""
+        run(pool, **ONE)
+        before = host.contents()
+
+        @contextlib.contextmanager
+        def taken() -> Iterator[None]:
+            host.begin()
+            yield
+
+        monkeypatch.setattr(turn, "taken", taken)
+        assert run(pool, check=True, regions=[{"size": "2G"}])["changed"]
+        assert "g-1 is staged" in run(pool, regions=[{"size": "2G"}])["msg"]
+        assert {name: text for name, text in host.contents().items() if name != NAME} == before
 
     def test_a_pool_in_use_is_not_given_back(self, host: Host) -> None:
         run(pool, **ONE)

@@ -17,9 +17,10 @@ from . import cmdline, crash_area, durable, grub, kexec, qemu_conf, regions
 from . import config as configuration
 from .config import Config, PoolConfig
 from .crash_area import CrashArea, CrashWish
-from .errors import HoldfastError, Refused
-from .journal import holds_suspended
+from .errors import HoldfastError, JournalError, Refused
+from .journal import LEFT_OVER, WAITING, open_journal
 from .pool import open_pool
+from .printable import argument
 from .regions import PoolWish
 from .resources import Region
 
@@ -100,21 +101,38 @@ def check_kernel(running: str) -> None:
         raise Refused("this host runs in its crash kernel and does not see its own RAM", "reboot it first")
 
 
-def check(before: Files, after: Files, config: Config) -> None:
-    """Raise Refused when this change would take the pool from under a VM."""
-    if before == after:
-        return
-    if holds_suspended(config.state_dir):
-        raise Refused(
-            f"the journal in {config.state_dir} holds a suspended VM: the pool and its boot argument stay as they are",
-            "see holdfast-agent status; restore the VM, or settle its generation first",
-        )
+def check(before: Files, after: Files, config: Config, *, reboot: bool) -> None:
+    """Raise Refused when this change would take the pool, or the journal, from under a VM.
+
+    ``reboot``: whether one is due, which the caller may go on to. A removal deletes the journal, whatever it changes.
+    """
+    if before != after or reboot or not after.agent:
+        check_in_flight(config.state_dir)
     users = vms_in_pool(config) if not after.agent else ()
     if users:
         raise Refused(
             f"VMs run with their RAM in the pool: {', '.join(users)}",
             "convert them back (domain_ram), shut them down, and try again",
         )
+
+
+def check_in_flight(state_dir: Path) -> None:
+    """Raise Refused while a generation is in flight or a VM of it waits; a damaged journal may speak of one."""
+    try:
+        journal = open_journal(state_dir)
+    except JournalError as exc:
+        raise Refused(exc.message, exc.hint) from exc
+    if journal.state == "none" or journal.is_settled:
+        return
+    waiting = [vm for vm in journal.vms if vm["state"] in WAITING]
+    named = ", ".join(f"{vm['name']} ({vm['state']})" for vm in waiting)
+    left = " ".join(argument(vm["name"]) for vm in waiting if vm["state"] in LEFT_OVER)
+    give_up = f"; or give up what is kept: holdfast-agent give-up -- {left}" if left else ""
+    raise Refused(
+        f"generation {journal.generation} is {journal.state} on this host{f', with {named}' if named else ''}: "
+        "until it is over, the pool, the boot loader and the journal stay as they are, and nothing reboots the host",
+        f"finish it, or take it back: holdfast recover{give_up}",
+    )
 
 
 def put(before: Files, after: Files, state_dir: Path) -> None:
