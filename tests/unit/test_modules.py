@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from module_run import run
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
@@ -240,6 +241,15 @@ class TestPool:
         assert run(pool, check=True, regions=[{"size": "2G"}])["changed"]
         assert "g-1 is staged" in run(pool, regions=[{"size": "2G"}])["msg"]
         assert {name: text for name, text in host.contents().items() if name != NAME} == before
+
+    def test_a_removal_that_is_refused_has_converted_nothing(self) -> None:
+        """The first task asks whether the pool can be given back, with the words of the one that does it."""
+        path = Path(__file__).parents[2] / "roles/prepare/tasks/remove.yml"
+        first, second, *later = yaml.safe_load(path.read_text())
+        assert (first["check_mode"], first["changed_when"]) == (True, False)
+        assert first["holdfast.kvm.pool"] == {"state": "absent"}
+        assert "holdfast.kvm.domain_ram" in second
+        assert [task["holdfast.kvm.pool"] for task in later if "holdfast.kvm.pool" in task] == [{"state": "absent"}]
 
     def test_a_pool_in_use_is_not_given_back(self, host: Host) -> None:
         run(pool, **ONE)
