@@ -80,3 +80,20 @@ def test_a_menu_with_a_kernel_that_lacks_the_arguments_is_refused(host: Host, me
     with pytest.raises(HoldfastError, match="without"):
         host.install(grub.config_text(ARGUMENTS))
     assert not host.path.exists()
+
+
+def test_the_menu_that_was_refused_is_not_what_the_host_boots_with(host: Host) -> None:
+    host.install(grub.config_text(ARGUMENTS))
+    host.generated.chmod(0o444)
+    host.menu = "\tlinux\t/boot/vmlinuz-7.2 root=/dev/vda1 ro\n"
+    with pytest.raises(HoldfastError, match="without"):
+        host.install(grub.config_text(("memmap=0x40000000!0x100000000", "nokaslr")))
+    assert host.generated.read_text() == MENU
+    assert host.generated.stat().st_mode & 0o777 == 0o444
+
+
+def test_a_host_without_a_menu_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grub.command, "run", lambda *_argv, **_more: "")
+    with pytest.raises(HoldfastError, match="without"):
+        host.install(grub.config_text(ARGUMENTS))
+    assert not host.path.exists()

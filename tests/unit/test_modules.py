@@ -97,6 +97,7 @@ def host(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 
 
 ONE = {"regions": [{"size": "1G"}]}
+TWO = {"regions": [{"size": "2G"}]}
 # What a kernel was started with that keeps that.
 KEPT = "ro memmap=0x40000000!0x100000000 nokaslr crashkernel=640M"
 
@@ -188,7 +189,7 @@ class TestPool:
         host.begin(*events)
         before = host.contents()
         assert not run(pool, **ONE)["changed"]
-        for change in ({"regions": [{"size": "2G"}]}, {"state": "absent"}):
+        for change in (TWO, {"state": "absent"}):
             refused = run(pool, **change)
             assert refused["refused"]
             assert words in refused["msg"]
@@ -200,7 +201,7 @@ class TestPool:
         host.cmdline = KEPT
         (host.folder / "state" / NAME).write_text("0 {}\n")
         before = host.contents()
-        for change in ({"regions": [{"size": "2G"}]}, {"state": "absent"}):
+        for change in (TWO, {"state": "absent"}):
             refused = run(pool, **change)
             assert refused["refused"]
             assert "is damaged" in refused["msg"]
@@ -209,7 +210,7 @@ class TestPool:
     def test_a_generation_that_ended_with_every_vm_at_home_is_in_nobodys_way(self, host: Host) -> None:
         run(pool, **ONE)
         host.begin("suspending", "vm_saved", "vm_resuming", "vm_resumed", "aborted")
-        assert run(pool, regions=[{"size": "2G"}])["changed"]
+        assert run(pool, **TWO)["changed"]
         assert run(pool, state="absent")["changed"]
 
     def test_a_reboot_that_is_due_waits_for_a_vm_that_is_kept(self, host: Host) -> None:
@@ -238,8 +239,8 @@ class TestPool:
             yield
 
         monkeypatch.setattr(turn, "taken", taken)
-        assert run(pool, check=True, regions=[{"size": "2G"}])["changed"]
-        assert "g-1 is staged" in run(pool, regions=[{"size": "2G"}])["msg"]
+        assert run(pool, check=True, **TWO)["changed"]
+        assert "g-1 is staged" in run(pool, **TWO)["msg"]
         assert {name: text for name, text in host.contents().items() if name != NAME} == before
 
     def test_a_removal_that_is_refused_has_converted_nothing(self) -> None:
@@ -297,15 +298,22 @@ class TestPool:
         run(pool, regions=[{"size": "1G", "start": "5G"}])
         assert run(pool, **ONE)["regions"][0]["start"] == 5 * GIB
 
-    def test_the_boot_loader_comes_last_and_a_failure_leaves_it_alone(
-        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("prepared", "change"), [(False, ONE), (True, TWO), (True, {"state": "absent"})])
+    def test_a_failure_of_the_boot_loader_leaves_everything_as_it_was(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch, prepared: bool, change: dict[str, Any]
     ) -> None:
-        def fail(argv: list[str], **_more: object) -> str:
-            raise CommandFailed("update-grub is not installed on this host")
+        """New regions in the agent's file, with the old ones in the boot menu, are a pool that is never attached."""
 
+        def fail(argv: list[str], **_more: object) -> str:
+            (host.folder / "grub.cfg").write_text("half a menu")
+            raise CommandFailed("update-grub ended with 1: no space left")
+
+        if prepared:
+            run(pool, **ONE)
+        before = host.contents()
         monkeypatch.setattr(grub.command, "run", fail)
-        assert "update-grub" in run(pool, **ONE)["msg"]
-        assert not (host.folder / "holdfast.cfg").exists()
+        assert "no space left" in run(pool, **change)["msg"]
+        assert host.contents() == before
 
 
 def test_somebody_elses_memory_backing_dir_is_not_overwritten() -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import Optional, Sequence
 
 from . import command, durable
 from .errors import HoldfastError
@@ -35,16 +35,17 @@ def installed_text(path: Path = PATH) -> str:
 def install(text: str, path: Path = PATH, generated: Path = GENERATED) -> None:
     """Put ``text`` in place (empty: remove the file) and regenerate the boot menu.
 
-    The earlier file comes back when the menu cannot be made, or does not carry the arguments.
+    The earlier file and the earlier menu come back when the menu cannot be made, or does not carry the arguments.
     Raises HoldfastError, CommandFailed.
     """
-    before = installed_text(path)
-    _put(text, path)
+    before, menu = installed_text(path), _menu(generated)
     try:
+        _put(text, path)
         command.run(["update-grub"], timeout_s=300)
         _require_in_menu(text, generated)
-    except HoldfastError:
+    except BaseException:
         _put(before, path)
+        _put_menu_back(menu, generated)
         raise
 
 
@@ -76,8 +77,19 @@ def _put(text: str, path: Path) -> None:
         durable.sync(path.parent)
 
 
+def _menu(generated: Path) -> Optional[bytes]:
+    return generated.read_bytes() if generated.exists() else None
+
+
+def _put_menu_back(menu: Optional[bytes], generated: Path) -> None:
+    """Not by update-grub: whatever made it fail may do so again, and the next boot takes what is there."""
+    if menu is not None and _menu(generated) != menu:
+        mode = generated.stat().st_mode & 0o777 if generated.exists() else 0o600
+        durable.write_bytes(generated, menu, mode)
+
+
 def _require_in_menu(text: str, generated: Path) -> None:
-    menu = generated.read_text(encoding="utf-8", errors="replace")
+    menu = (_menu(generated) or b"").decode(errors="replace")
     kernels = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
     for argument in arguments_of(text):
         if not kernels or any(argument not in words for words in kernels):

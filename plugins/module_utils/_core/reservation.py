@@ -136,20 +136,40 @@ def check_in_flight(state_dir: Path) -> None:
 
 
 def put(before: Files, after: Files, state_dir: Path) -> None:
-    """Write what differs. The boot loader comes last: its own check may still fail. Raises HoldfastError."""
+    """Write what differs, or nothing: the boot loader comes last, and its own check may still fail.
+
+    Raises HoldfastError.
+    """
     if after.agent:
         # QEMU's unprivileged user passes through here to the pool; the journal itself is closed.
         state_dir.mkdir(parents=True, exist_ok=True)
         state_dir.chmod(0o711)
-    if after.agent != before.agent and after.agent:
-        configuration.CONFIG.parent.mkdir(parents=True, exist_ok=True)
-        durable.write_text(configuration.CONFIG, after.agent, mode=0o644)
-    if after.libvirt != before.libvirt:
-        durable.write_text(qemu_conf.PATH, after.libvirt, mode=qemu_conf.PATH.stat().st_mode & 0o777)
-    if after.boot != before.boot:
-        grub.install(after.boot)
+    try:
+        if after.agent:
+            _put_agent(before, after)
+        _put_libvirt(before, after)
+        if after.boot != before.boot:
+            grub.install(after.boot)
+    except BaseException:
+        # Regions that the next boot does not keep would be a pool that is never attached.
+        _put_agent(after, before)
+        _put_libvirt(after, before)
+        raise
     if not after.agent:
+        _put_agent(before, after)
+
+
+def _put_agent(present: Files, wanted: Files) -> None:
+    if not wanted.agent:
         configuration.CONFIG.unlink(missing_ok=True)
+    elif wanted.agent != present.agent:
+        configuration.CONFIG.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_text(configuration.CONFIG, wanted.agent, mode=0o644)
+
+
+def _put_libvirt(present: Files, wanted: Files) -> None:
+    if wanted.libvirt != present.libvirt:
+        durable.write_text(qemu_conf.PATH, wanted.libvirt, mode=qemu_conf.PATH.stat().st_mode & 0o777)
 
 
 def reboot_required(config: Config, boot: str, running: str) -> bool:
