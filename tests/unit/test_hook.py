@@ -11,7 +11,8 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import hook, kexec, permit
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain import to_pool_backing
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.incoming import restore_xml
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
 
@@ -113,3 +114,48 @@ def test_what_waits_for_a_state_may_not_without_the_agents_word(tmp_path: Path) 
 def test_a_vm_that_is_saved_on_disk_may_not_start_afresh(tmp_path: Path, event: str) -> None:
     with pytest.raises(HoldfastError, match="VM db was saved to disk with its RAM"):
         starts(config_with(tmp_path, event))
+
+
+class Unmounted:
+    """A pool that no file system is mounted for."""
+
+    def reserve_vm(self, _domain_id: int, name: str, _files: object) -> None:
+        raise VmError(f"VM {name}: the pool is not mounted")
+
+
+SHARED = "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>"
+OWN = XML.replace("<domain type='kvm'>", "<domain type='kvm' id='3'>").replace("<devices/>", f"{SHARED}<devices/>")
+CONVERTED = to_pool_backing(XML.replace("<domain type='kvm'>", "<domain type='kvm' id='3'>"))[0]
+RESERVES = "ro memmap=0x40000000!0x100000000 nokaslr"
+
+
+class TestBeforeTheReboot:
+    """The pool is configured, and no kernel keeps it free yet: VMs stop and start as ever."""
+
+    @pytest.fixture(autouse=True)
+    def _not_yet(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hook, "open_pool", lambda _config: Unmounted())
+        monkeypatch.setattr(kexec, "running_cmdline", lambda: "ro quiet")
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> Config:
+        return Config(PoolConfig("fsdax", tmp_path / "pool", ()), tmp_path)
+
+    def test_a_vm_whose_ram_is_a_shared_file_anyway_starts(self, config: Config) -> None:
+        hook.run(config, "start", "begin", OWN)
+
+    def test_one_that_was_converted_does_not_start_beside_the_pool(self, config: Config) -> None:
+        with pytest.raises(VmError, match="not mounted"):
+            hook.run(config, "start", "begin", CONVERTED)
+
+    def test_none_starts_beside_a_pool_that_the_kernel_keeps(
+        self, config: Config, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kexec, "running_cmdline", lambda: RESERVES)
+        with pytest.raises(VmError, match="not mounted"):
+            hook.run(config, "start", "begin", OWN)
+
+    def test_none_starts_beside_the_pool_while_a_generation_is_in_flight(self, tmp_path: Path) -> None:
+        config = config_with(tmp_path, "vm_stored", "failed")
+        with pytest.raises(VmError, match="not mounted"):
+            hook.run(config, "start", "begin", OWN.replace(UUID, UUID[::-1]))

@@ -323,6 +323,11 @@ def from_pool_backing(xml: str) -> tuple[str, bool]:
     return document.edited([Edit(document.before(backing.start), backing.end, "")]), True
 
 
+def is_converted(xml: str) -> bool:
+    """Whether holdfast gave the VM its shared file, and not its operator."""
+    return _parsed(xml).find(f"metadata/{{{HOLDFAST_NAMESPACE}}}{_RECORD}") is not None
+
+
 def on_whole_images(xml: str, targets: Sequence[str]) -> str:
     """The definition with those disks on images that stand on no other: their whole content is copied."""
     _parsed(xml)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from . import kexec, permit
+from . import cmdline, kexec, permit
 from .config import Config
-from .domain import vm_facts
+from .domain import is_converted, vm_facts
 from .errors import BadInput, HoldfastError
 from .facts import RamBacking, VmFacts
 from .incoming import waits_for_state
@@ -45,7 +45,7 @@ def run(config: Config, operation: str, sub_operation: str, xml: str) -> None:
     if operation == "prepare" and not restored:
         _forbid_second_life(config, vm)
     elif operation == "start":
-        _place(config, vm, restored)
+        _place(config, vm, restored, in_pool=is_converted(xml) or _pool_is_due(config))
 
 
 def _forbid_second_life(config: Config, vm: VmFacts) -> None:
@@ -67,10 +67,16 @@ def _forbid_second_life(config: Config, vm: VmFacts) -> None:
         raise HoldfastError(found, f"to start it from its disk all the same: {remedy}")
 
 
-def _place(config: Config, vm: VmFacts, restored: bool) -> None:
+def _pool_is_due(config: Config) -> bool:
+    """Whether VMs are to have their RAM in the pool: not before the reboot that keeps it free for the first time."""
+    kept = cmdline.pool_arguments(kexec.running_cmdline())
+    return bool(kept) or open_journal(config.state_dir).state != "none"
+
+
+def _place(config: Config, vm: VmFacts, restored: bool, in_pool: bool) -> None:
     """Give a restored VM its RAM back; reserve RAM for a new one, so that the pool is never promised twice."""
     pool = open_pool(config)
     if restored and pool.ram_of(vm.uuid):
         pool.place(vm.uuid, vm.domain_id, vm.name)
-    elif vm.ram_backing is RamBacking.FILE_SHARED:
+    elif vm.ram_backing is RamBacking.FILE_SHARED and in_pool:
         pool.reserve_vm(vm.domain_id, vm.name, vm.ram_files)
