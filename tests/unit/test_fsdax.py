@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import durable, fsdax, placement, pmem
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, durable, fsdax, placement, pmem
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.pool import Content
@@ -52,6 +52,10 @@ class Host:
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(self.root / above / "namespace0.0")
+
+    def firmware(self, start: int, end: int) -> None:
+        for name, text in (("start", f"{start:#x}"), ("end", f"{end - 1:#x}"), ("type", "System RAM")):
+            self.write(f"sys/firmware/memmap/0/{name}", f"{text}\n")
 
     def run(self, argv: list[str], **_more: object) -> str:
         self.commands.append(argv[0])
@@ -137,6 +141,35 @@ class TestAttach:
         with pytest.raises(HoldfastError, match="no device at 0x100000000-0x13fffffff"):
             host.pool.attach(Content.FRESH)
         assert host.commands == ["modprobe"]
+
+    def test_never_formats_where_the_firmware_has_no_ram_any_more(self, host: Host) -> None:
+        host.firmware(0x100000, 3 * GIB)
+        with pytest.raises(HoldfastError, match="is not wholly inside one range of System RAM") as refused:
+            host.pool.attach(Content.FRESH)
+        assert "prepare" in refused.value.hint
+        assert host.commands == []
+
+    def test_formats_where_the_firmware_has_ram(self, host: Host) -> None:
+        host.firmware(4 * GIB, 8 * GIB)
+        host.pool.attach(Content.FRESH)
+        assert host.commands == ["modprobe", "mkfs.ext4", "mount"]
+
+    def test_a_crash_kernel_does_not_know_where_ram_is(self, host: Host) -> None:
+        host.firmware(0x100000, GIB // 4)
+        line = (host.root / "proc/cmdline").read_text().strip()
+        host.write("proc/cmdline", f"{line} elfcorehdr=0x2f000000\n")
+        host.pool.attach(Content.FRESH)
+        assert "mkfs.ext4" in host.commands
+
+    def test_a_firmware_map_without_any_ram_says_nothing(self, host: Host) -> None:
+        host.write("sys/firmware/memmap/0/type", "")
+        host.pool.attach(Content.FRESH)
+        assert "mkfs.ext4" in host.commands
+
+    def test_a_jump_does_not_look_for_ram(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(collect, "firmware_map", lambda _root: pytest.fail("the map was read"))
+        host.pool.attach(Content.TRUSTED)
+        assert host.commands == ["modprobe", "mount"]
 
     def test_directories_let_an_unprivileged_qemu_pass(self, mounted: Host) -> None:
         for name in ("", "libvirt", "libvirt/qemu"):

@@ -485,6 +485,16 @@ def test_a_wish_is_granted_by_the_pool_that_is_there() -> None:
     assert elsewhere.pool.regions[0].start == 5 * GIB
 
 
+def test_a_pool_where_there_is_no_ram_any_more_is_chosen_anew() -> None:
+    gone = config.Config(config.PoolConfig("fsdax", Path("/p"), (facts.Region(16 * GIB, GIB),)))
+    anew = reservation.wanted_config(gone, FIRMWARE, reservation.Wish((PoolWish(GIB),)))
+    assert anew.pool is not None
+    assert anew.pool.regions == (facts.Region(4 * GIB, GIB),)
+    unknown = reservation.wanted_config(gone, (), reservation.Wish((PoolWish(GIB),)))
+    assert unknown.pool is not None
+    assert unknown.pool.regions == (facts.Region(16 * GIB, GIB),)
+
+
 def test_a_wish_is_granted_in_whatever_pieces() -> None:
     halves = tuple(facts.Region(start * GIB, GIB) for start in (5, 6))
     present = config.Config(config.PoolConfig("fsdax", Path("/p"), halves))

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple
 
 from . import durable, pmem
-from .cmdline import format_memmap, memmap_regions
+from .cmdline import format_memmap, is_crash_kernel, memmap_regions
 from .command import run
 from .config import PoolConfig
 from .errors import CommandFailed, HoldfastError, VmError
 from .journal import holds_suspended
 from .permit import checked
 from .pool import Content
-from .regions import size_text
+from .regions import known_problems, size_text
 from .resources import RamFile
 
 # Blocks in groups of 2 MiB, without which huge pages are impossible (so far QEMU maps at 4 KiB borders all the same);
@@ -72,12 +72,14 @@ class FsdaxPool:
     def attach(self, content: Content) -> None:
         """Mount the pool, on a new file system unless its content is trusted. A mounted pool is left as it is.
 
-        Raises HoldfastError when the running kernel reserved nothing, there is no device of just that, or the journal
-        holds a suspended VM whose RAM a new file system would destroy.
+        Raises HoldfastError when the running kernel reserved nothing, there is no device of just that, or, for a new
+        file system, there is no RAM, or the journal holds a suspended VM whose RAM it would destroy.
         """
         if self.mounted:
             return
         self._check_reserved()
+        if content is Content.FRESH:
+            self._check_ram()
         device = pmem.device_of(self.config.regions, self.root)
         if content is Content.FRESH:
             self._format(device)
@@ -195,6 +197,27 @@ class FsdaxPool:
             raise HoldfastError(
                 f"the running kernel's command line lacks {format_memmap(*self.config.regions)}: nothing is reserved",
                 "run the prepare playbook, and reboot the host when it says so",
+            )
+
+    def _check_ram(self) -> None:
+        """Raise HoldfastError when the firmware has no RAM where the pool is, after a change of hardware or firmware.
+
+        The kernel believes memmap=, and makes a device over whatever is there. A crash kernel's map is of its own area.
+        """
+        if is_crash_kernel((self.root / "proc/cmdline").read_text()):
+            return
+        # A jump brings its RAM along, and does not wait for these imports.
+        from . import collect
+
+        try:
+            firmware = collect.firmware_map(self.root)
+        except (HoldfastError, ValueError):  # unreadable: it says nothing
+            return
+        found = known_problems(firmware, self.config.regions)
+        if found:
+            raise HoldfastError(
+                "the pool is not made where this host has no RAM for it: " + "; ".join(found),
+                "run the prepare playbook, which chooses the pool's regions anew, and reboot the host",
             )
 
     def _format(self, device: str) -> None:

@@ -147,6 +147,11 @@ def problems(firmware: Sequence[Region], regions: Sequence[Region]) -> tuple[str
     return tuple(found)
 
 
+def known_problems(firmware: Sequence[Region], regions: Sequence[Region]) -> tuple[str, ...]:
+    """``problems``, but none when the map has no RAM at all: such a map was not read, and says nothing of the host."""
+    return problems(firmware, regions) if total_ram(firmware) else ()
+
+
 def validate_current(firmware: Sequence[Region], regions: Sequence[Region]) -> None:
     """Raise BadInput, naming every problem, unless the regions in use obey the rules of ``choose`` on this host."""
     found = problems(firmware, regions)

@@ -58,9 +58,13 @@ def read_files() -> Files:
 
 
 def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Config:
-    """The configuration that grants the wish. A pool that grants it already stays where it is. Raises BadInput."""
-    if current.pool and _grants(current.pool.regions, wish.regions):
-        chosen = current.pool.regions
+    """The configuration that grants the wish. A pool that grants it already stays where it is. Raises BadInput.
+
+    Unless there is no RAM any more, after a change of hardware or firmware: a kernel reserves what it is told.
+    """
+    present = current.pool.regions if current.pool else ()
+    if present and _grants(present, wish.regions) and not regions.known_problems(firmware, present):
+        chosen = present
     else:
         chosen = regions.choose(firmware, wish.regions, host_reserve_bytes=wish.host_reserve_bytes)
     pool = PoolConfig("fsdax", current.state_dir / "pool", chosen)
