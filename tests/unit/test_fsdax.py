@@ -6,13 +6,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, durable, fsdax, placement, pmem
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    collect,
+    command,
+    durable,
+    fsdax,
+    placement,
+    pmem,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.pool import Content
@@ -212,6 +220,76 @@ class TestAttach:
         monkeypatch.setattr(fsdax, "run", fail)
         with pytest.raises(HoldfastError, match=r"cannot be mounted: .*wrong fs type"):
             host.pool.attach(Content.TRUSTED)
+
+
+class TestBorders:
+    """What the kernel reads at the beginning of a region, before it makes a device of it, is no guest's to write."""
+
+    MIB = 1 << 20
+
+    @pytest.mark.parametrize(
+        "sizes",
+        # Borders at the start of a group of blocks, of one with a copy of the superblock, and in the middle of one.
+        [(1024, 2048, 1024), (384, 1024), (386, 1024)],
+    )
+    def test_no_file_gets_the_beginning_of_a_region(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
+    ) -> None:
+        image, starts = self.formatted(tmp_path, monkeypatch, sizes)
+        blocks = " ".join(str(start // 4096 + more) for start in starts[1:] for more in (0, 1, 511))
+        for block in blocks.split():
+            assert "marked in use" in tool("debugfs", "-R", f"testb {block}", str(image))
+        tool("e2fsck", "-fn", str(image))
+        assert tool("debugfs", "-R", "stat <1>", str(image)).count(str(starts[1] // 4096))
+
+    def test_what_a_guest_left_there_is_gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        image, starts = self.formatted(tmp_path, monkeypatch, (1024, 1024))
+        with image.open("rb") as device:
+            device.seek(starts[1])
+            assert device.read(8192) == bytes(8192)
+
+    def test_one_region_gives_nothing_away(self, host: Host) -> None:
+        host.pool.attach(Content.FRESH)
+        assert "e2fsck" not in host.commands
+
+    def formatted(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
+    ) -> tuple[Path, tuple[int, ...]]:
+        """A pool on a sparse file, and where in it its regions begin; a guest wrote to the beginning of each."""
+        starts = tuple(sum(sizes[:number]) * self.MIB for number in range(len(sizes)))
+        regions = tuple(
+            Region(4 * GIB + start, size * self.MIB, node=node)
+            for node, (start, size) in enumerate(zip(starts, sizes, strict=True))
+        )
+        monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        if not shutil.which("debugfs"):
+            pytest.skip("e2fsprogs is not installed")
+        image = root / "dev/dm-0"
+        image.parent.mkdir()
+        with image.open("wb") as device:
+            device.truncate(sum(sizes) * self.MIB)
+            for start in starts:
+                device.seek(start + 4096)
+                device.write(b"NVDIMM_PFN_INFO\0" * 256)
+        here = [str(image)]
+
+        def run(argv: list[str], **more: object) -> str:
+            return command.run([*argv[:-1], *here], **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(fsdax, "run", run)
+        monkeypatch.setattr(pmem, "device_of", lambda *_: "/dev/dm-0")
+        pool = fsdax.FsdaxPool(PoolConfig("fsdax", root / "pool", regions), root / "state", root)
+        monkeypatch.setattr(fsdax.FsdaxPool, "mounted", False)
+        monkeypatch.setattr(fsdax.FsdaxPool, "_mount", lambda *_: pool.config.mount_point.mkdir())
+        (root / "proc").mkdir()
+        (root / "proc/cmdline").write_text(" ".join(pool.reserve()))
+        pool.attach(Content.FRESH)
+        return image, starts
+
+
+def tool(*argv: str) -> str:
+    """What a program of e2fsprogs says; it has to be content."""
+    return command.run(argv)
 
 
 class TestVms:

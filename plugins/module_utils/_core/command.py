@@ -18,12 +18,13 @@ from .errors import CommandFailed
 NO_UNIT = Path("/sys/fs/cgroup/cgroup.procs")
 
 
-def run(argv: Sequence[str], *, timeout_s: float = 60, stdin: Optional[str] = None) -> str:
+def run(argv: Sequence[str], *, timeout_s: float = 60, stdin: Optional[str] = None, good: Sequence[int] = (0,)) -> str:
     """Run a program without a shell and return its standard output.
 
-    Raises CommandFailed with what it printed when it fails, is absent, or takes longer than ``timeout_s``.
+    Raises CommandFailed with what it printed when it fails, is absent, or takes longer than ``timeout_s``. With a
+    status of ``good`` it has not failed.
     """
-    return _ended(argv, timeout_s, input=stdin, stdout=subprocess.PIPE).stdout
+    return _ended(argv, timeout_s, good, input=stdin, stdout=subprocess.PIPE).stdout
 
 
 def run_over(argv: Sequence[str], source: Path, offset: int, target: Path, *, timeout_s: float) -> None:
@@ -40,7 +41,9 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def _ended(argv: Sequence[str], timeout_s: float, **streams: Any) -> subprocess.CompletedProcess[str]:
+def _ended(
+    argv: Sequence[str], timeout_s: float, good: Sequence[int] = (0,), **streams: Any
+) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
             list(argv), stderr=subprocess.PIPE, text=True, errors="replace", timeout=timeout_s, check=False, **streams
@@ -49,7 +52,7 @@ def _ended(argv: Sequence[str], timeout_s: float, **streams: Any) -> subprocess.
         raise CommandFailed(f"{argv[0]} is not installed on this host", f"install the package with {argv[0]}") from exc
     except subprocess.TimeoutExpired as exc:
         raise CommandFailed(f"{argv[0]} did not end within {timeout_s:.0f} s") from exc
-    if done.returncode:
+    if done.returncode not in good:
         printed = (done.stderr.strip() or (done.stdout or "").strip())[-2000:]
         raise CommandFailed(f"{' '.join(argv)} ended with {done.returncode}: {printed}")
     return done

@@ -30,15 +30,24 @@ from .errors import CommandFailed, HoldfastError, VmError
 from .journal import holds_suspended
 from .permit import checked
 from .pool import Content
-from .regions import known_problems, size_text
+from .regions import UNIT_BYTES, known_problems, size_text
 from .resources import RamFile
 
 # Blocks in groups of 2 MiB, without which huge pages are impossible (so far QEMU maps at 4 KiB borders all the same);
 # few inodes, all initialised at once, so that nothing writes to the file system behind our back; none kept back for
-# root. It keeps a small journal: that holds names only, never RAM, and a kernel that panics leaves the pool dirty for
-# the one that comes after it.
-MKFS = "mkfs.ext4 -q -F -b 4096 -m 0 -N 8192 -J size=4 -L holdfast"
+# root, nor for growth. It keeps a small journal: that holds names only, never RAM, and a kernel that panics leaves the
+# pool dirty for the one that comes after it.
+MKFS = "mkfs.ext4 -q -F -b 4096 -m 0 -N 8192 -J size=4 -O ^resize_inode -L holdfast"
 MKFS_EXTENDED = "stride=512,stripe_width=512,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+# At 4 KiB of each region the kernel looks for an info block, which makes another kind of device of it (nd_pfn_probe,
+# nd_btt_probe). So no guest's RAM may be there. The first region has ext4's own blocks in that place; of each other one
+# the file system leaves out as much as keeps what follows on a border of 2 MiB.
+INFO_BLOCKS_END = 8192
+BLOCK_BYTES = 4096
+# Lists of bad blocks have 32 bits for each.
+MOST_BLOCKS = 1 << 32
+# e2fsck: nothing was wrong, and all that was wrong is right now.
+CORRECTED = (0, 1)
 MOUNT_OPTIONS = "dax=always,noatime,nosuid,nodev"
 
 # Exists while a VM's RAM is being placed.
@@ -226,7 +235,34 @@ class FsdaxPool:
                 "the journal holds a suspended VM whose RAM is in the pool: it is not formatted",
                 "see holdfast-agent status",
             )
-        run([*MKFS.split(), "-E", MKFS_EXTENDED, device], timeout_s=600)
+        self._wipe_info_blocks(device)
+        left_out = [block for start in self._starts()[1:] for block in _border(start)]
+        if not left_out:
+            run([*MKFS.split(), "-E", MKFS_EXTENDED, device], timeout_s=600)
+            return
+        blocks = "".join(f"{block}\n" for block in left_out)
+        run([*MKFS.split(), "-E", MKFS_EXTENDED, "-l", "/proc/self/fd/0", device], stdin=blocks, timeout_s=600)
+        # mkfs counts blocks as free that it left out at the start of a group (handle_bad_blocks), and ext4 would give
+        # up the whole group.
+        run(["e2fsck", "-f", "-y", device], good=CORRECTED, timeout_s=600)
+
+    def _wipe_info_blocks(self, device: str) -> None:
+        """Raises HoldfastError."""
+        try:
+            handle = os.open(self.root / device.lstrip("/"), os.O_WRONLY)
+            try:
+                for start in self._starts():
+                    os.pwrite(handle, bytes(INFO_BLOCKS_END), start)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as exc:
+            raise HoldfastError(f"the pool's device {device} cannot be written: {exc.strerror}") from exc
+
+    def _starts(self) -> Tuple[int, ...]:
+        """Where each region begins on the pool's device (bytes)."""
+        sizes = [region.size for region in self.config.regions]
+        return tuple(sum(sizes[:number]) for number in range(len(sizes)))
 
     def _mount(self, device: str) -> None:
         where = self.config.mount_point
@@ -259,6 +295,12 @@ def mount_options(root: Path, mount_point: Path) -> Optional[str]:
             # The last one is on top.
             found = f"{left.split()[5]},{right.split()[2]}"
     return found
+
+
+def _border(start: int) -> Sequence[int]:
+    """The blocks that the file system leaves out at the beginning of a region."""
+    first, end = start // BLOCK_BYTES, (start + UNIT_BYTES) // BLOCK_BYTES
+    return range(first, end) if end <= MOST_BLOCKS else ()
 
 
 def _keep_file(path: Path, kept: Path, name: str) -> None:
