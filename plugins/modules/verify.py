@@ -67,6 +67,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+vms_not_running:
+  description: Names of VMs of the live update that do not run as before, or whose QEMU does not answer.
+  type: list
+  elements: str
+  returned: always
+  sample: []
 problems:
   description: What is not as it should be, one sentence each.
   type: list
@@ -202,6 +208,18 @@ def problems(expected: Expected, kernel: str, view: Mapping[str, Any], vms: Sequ
     return found
 
 
+def not_running(expected: Expected, view: Mapping[str, Any], vms: Sequence[RunningVm]) -> List[str]:
+    """Names of VMs of the live update of which nobody can say that they run as before."""
+    if not expected.generation or view.get("generation") != expected.generation:
+        return []
+    fine = {(vm.uuid, vm.state) for vm in vms if not vm.trouble}
+    return [
+        record["name"]
+        for record in view.get("vms", [])
+        if (record["uuid"], "paused" if record.get("was_paused") else "running") not in fine
+    ]
+
+
 def _host_problems(expected: Expected, kernel: str, view: Mapping[str, Any]) -> Iterator[str]:
     if expected.kernel and kernel != expected.kernel:
         yield f"kernel {kernel} runs, not {expected.kernel}"
@@ -270,6 +288,7 @@ def verify(expected: Expected, wait_s: float) -> Dict[str, Any]:
         worse = gate_problems(hypervisor, expected, view, wait_s)
     return {
         "problems": [*problems(expected, kernel, view, vms), *worse],
+        "vms_not_running": not_running(expected, view, vms),
         "kernel": kernel,
         "boot": waited_for(expected, view),
         "vms": [asdict(vm) for vm in vms],

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from roll import HOSTS, UNREACHABLE, Fleet
+from roll import HOSTS, UNREACHABLE, Fleet, write_agent
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._plan.document import decisions_digest
 from holdfast.progress import ExitCode
@@ -277,6 +277,16 @@ def test_a_budget_that_is_spent_ends_the_roll(campaign: Campaign) -> None:
     assert campaign.fleet.marked("verify") == ["h4"]
 
 
+VERIFY = """
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        msg = "Not everything carried on: VM vm3 does not run"
+        return {**super().run(tmp, task_vars), "failed": True, "msg": msg, "vms_not_running": ["vm3"]}
+"""
+
+
 @pytest.mark.parametrize(
     ("journal", "others"),
     [
@@ -298,6 +308,16 @@ def test_the_budget_is_for_hosts_whose_vms_are_known_to_run(
     )
     campaign.upgrade("--limit", "h1:h3", "-e", "fail_at_live_update=h3", "-e", "holdfast_max_failures=9")
     assert campaign.fleet.marked("verify") == others
+
+
+def test_the_budget_is_not_for_a_vm_that_ended_after_it_had_come_back(campaign: Campaign) -> None:
+    """verify finds it: by the journal it was resumed."""
+    verify = campaign.fleet.directory / "ansible_collections/holdfast/kvm/roles/verify/tasks/main.yml"
+    write_agent(verify.parents[3] / "plugins/action/verify.py", VERIFY)
+    verify.write_text(yaml.safe_dump([{"name": "Prove that every VM carried on", "holdfast.kvm.verify": {}}]))
+    status, _ = campaign.upgrade("--limit", "h1:h3", "-e", "holdfast_max_failures=9")
+    assert status == 2
+    assert campaign.fleet.marked("live_update") == ["h3"]
 
 
 def test_a_host_that_cannot_be_reached_is_in_no_budget(campaign: Campaign) -> None:

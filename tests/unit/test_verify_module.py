@@ -11,7 +11,13 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import boot_path, kexec
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed
-from ansible_collections.holdfast.kvm.plugins.modules.verify import Expected, RunningVm, problems, waited_for
+from ansible_collections.holdfast.kvm.plugins.modules.verify import (
+    Expected,
+    RunningVm,
+    not_running,
+    problems,
+    waited_for,
+)
 
 NEW = "7.2.12+deb13-amd64"
 EXPECTED = Expected("g-1", NEW)
@@ -47,6 +53,21 @@ def test_a_vm_that_was_paused_before_is_paused_again() -> None:
 def test_a_vm_that_did_not_carry_on_is_named(vms: list[RunningVm], told: str) -> None:
     (problem,) = problems(EXPECTED, NEW, VIEW, vms)
     assert problem.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("vms", "names"),
+    [
+        ([], ["db1"]),
+        ([RunningVm("db1", "u-1", "paused", "11.1.3")], ["db1"]),
+        ([RunningVm("db1", "u-1", "running", trouble="VM db1: no monitor")], ["db1"]),
+        # That is wrong, but others of its group may stand still.
+        ([RunningVm("db1", "u-1", "running", "10.0.13")], []),
+    ],
+)
+def test_those_that_are_not_known_to_run_are_named(vms: list[RunningVm], names: list[str]) -> None:
+    assert not_running(EXPECTED, VIEW, vms) == names
+    assert not_running(Expected(), VIEW, vms) == []
 
 
 @pytest.mark.parametrize(
