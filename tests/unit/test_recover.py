@@ -18,6 +18,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     attach,
     autostart,
     fallback,
+    guard,
     health,
     kexec,
     lanes,
@@ -234,7 +235,7 @@ def test_vms_that_a_killed_agent_had_paused_go_on_where_they_are(scene: Scene) -
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
     scene.guests = [Guest(DB, "running"), Guest(WEB, "paused")]
     journal = scene.recover()
-    assert scene.deeds == ["pool trusted", "go on 22", "release 22", "unload"]
+    assert scene.deeds == ["pool trusted", "unload", "go on 22", "release 22", "unload"]
     assert (journal.state, states(journal)) == ("aborted", {"db": "pending", "web": "resumed"})
     assert "while it was suspending" in journal.view["reason"]
     assert open_journal(scene.config.state_dir).state == "none"
@@ -576,6 +577,43 @@ def test_a_kernel_that_somebody_else_jumped_into_before_any_pause_has_kept_nothi
     assert attach.judge_boot(begun, "new", line) is attach.Boot.STRANGE
     begun.record("suspending")
     assert attach.judge_boot(begun, "new", line) is attach.Boot.JUMPED
+
+
+def test_the_guard_of_a_jump_that_was_somebody_elses_is_disarmed_before_any_vm_runs(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reboot is a kexec where a kernel is loaded, and the initramfs of that one goes by the token."""
+    monkeypatch.setattr(guard, "end", lambda: scene.deeds.append("guard ended"))
+    scene.saved()
+    boots_as(monkeypatch, "cold", "root=/dev/vda1")
+    scene.defined = [Guest(DB, "shutoff"), Guest(WEB, "shutoff")]
+    for guest in scene.defined:
+        guest.id = -1
+    attach.attach(scene.config)
+    recover.recover(scene.config)
+    assert scene.deeds[:3] == ["guard ended", "pool fresh", "guard ended"]
+
+
+def test_an_attach_that_failed_is_tried_again_after_a_way_back_that_failed_too(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.saved()
+    scene.journal.record("jumping")
+    boots_as(monkeypatch, "new")
+
+    def refused(*_arguments: Any) -> None:
+        raise HoldfastError("no device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(scene, "attach", refused)
+        broken.setattr(fallback, "go_back", refused)
+        broken.setattr(fallback, "open_pool", lambda _config: scene)
+        with pytest.raises(HoldfastError) as caught:
+            attach.attach(scene.config)
+        fallback.after_failed_attach(scene.config, caught.value)
+    journal = scene.recover()
+    assert scene.deeds[0] == "pool trusted"
+    assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
 
 
 def test_one_that_a_person_resumed_after_a_failed_save_sends_its_ram_again(scene: Scene) -> None:

@@ -65,6 +65,7 @@ def attach(config: Config) -> Boot:
     journal = open_journal(config.state_dir)
     boot = present_boot(journal)
     if boot is Boot.STRANGE:
+        disarm(journal)
         report_lost(journal)
         pool.attach(Content.FRESH)
     elif boot is Boot.ORDINARY:
@@ -128,6 +129,14 @@ def _guard(config: Config, journal: Journal) -> None:
         guard.begin(config.state_dir)
     except HoldfastError as exc:
         journal.warn(f"the start of kernel {kexec.running_release()} is not guarded: {exc}")
+
+
+def disarm(journal: Journal) -> None:
+    """For a boot in which nothing is restored: whoever jumped with what we had loaded has armed its guard as well."""
+    try:
+        guard.end()
+    except HoldfastError as exc:
+        journal.warn(f"this host may be reset by the guard of {journal.generation}: {exc}")
 
 
 def _why_it_died(journal: Journal) -> str:

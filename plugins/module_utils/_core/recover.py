@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Dict, List
 
@@ -52,6 +53,9 @@ def _take_back(config: Config, pool: Pool, journal: Journal, reason: str) -> str
     """Nothing has happened that cannot be undone: every VM goes on, here and now, with what it had."""
     pool.attach(Content.TRUSTED)
     wanted = _wanted(config, journal)
+    # Whatever comes next, a plain reboot shall not go where this live update was to go.
+    with suppress(HoldfastError):
+        kexec.unload()
     _bring_back(pool, journal, wanted, Network(journal, wanted.network_s))
     kexec.unload()
     return close(config, journal, "aborted", reason)
@@ -76,6 +80,7 @@ def _land(config: Config, pool: Pool, journal: Journal) -> str:
 
 def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
     """The RAM is gone. What may start afresh does; what may not waits for somebody to say so."""
+    attach.disarm(journal)
     attach.report_lost(journal)
     pool.attach(Content.FRESH)
     _restart_lost(journal)
