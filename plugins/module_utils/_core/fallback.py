@@ -45,9 +45,9 @@ def go_back_if(reasons: List[str], pool: Pool, journal: Journal, before_libvirt:
     if not reasons or not is_possible(journal):
         return
     try:
-        # From here on libvirt's hook lets nothing start or arrive; what is there already is seen.
-        journal.record("falling_back")
         if not before_libvirt:
+            # From here on libvirt's hook lets nothing start or arrive; what is there already is seen.
+            journal.record("falling_back")
             _refuse_over_others(journal)
         go_back(pool, journal, "; ".join(reasons))
     except HoldfastError as exc:
