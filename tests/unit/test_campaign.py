@@ -214,6 +214,23 @@ def test_a_batch_is_begun_when_enough_of_a_group_run_elsewhere(campaign: Campaig
     assert campaign.fleet.marked("verify") == sorted(HOSTS)
 
 
+# Lost while h3 is upgraded.
+LOST_LATER = (
+    "ansible_connection=\"{{ 'local' if not lookup('fileglob', marks ~ '/h3.verify') else 'ssh' }}\""
+    " ansible_host=127.0.0.1 ansible_port=1"
+)
+
+
+@pytest.mark.parametrize(("least", "begun"), [(1, ["h1", "h3", "h4"]), (2, ["h3"])])
+def test_a_host_that_does_not_answer_has_no_member_that_runs(campaign: Campaign, least: int, begun: list[str]) -> None:
+    serve_one_service(campaign, least)
+    campaign.fleet.variables["h2"] = LOST_LATER
+    status, text = campaign.upgrade()
+    assert status != 0
+    assert campaign.fleet.marked("verify") == begun, text
+    assert ("(h2 did not say what runs there)" in text) == (least == 2)
+
+
 def test_groups_that_have_to_be_kept_need_a_plan(campaign: Campaign) -> None:
     serve_one_service(campaign, 2)
     run = campaign.fleet.upgrade()
@@ -321,10 +338,7 @@ def test_the_budget_is_not_for_a_vm_that_ended_after_it_had_come_back(campaign: 
 
 
 def test_a_host_that_cannot_be_reached_is_in_no_budget(campaign: Campaign) -> None:
-    campaign.fleet.variables["h1"] = (
-        "ansible_connection=\"{{ 'local' if not lookup('fileglob', marks ~ '/h3.verify') else 'ssh' }}\""
-        " ansible_host=127.0.0.1 ansible_port=1"
-    )
+    campaign.fleet.variables["h1"] = LOST_LATER
     status, text = campaign.upgrade("-e", "holdfast_max_failures=3")
     assert status != 0
     assert "Not begun, and not touched: h1 of its batch cannot be reached" in text

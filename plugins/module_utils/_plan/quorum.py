@@ -37,8 +37,9 @@ def shortfalls(plan: Mapping[str, Any], hosts: Collection[str], running: Collect
         there = [str(vm["uuid"]) for vm in plan["fleet"]["vms"] if vm["group"] == name and vm["uuid"] in running]
         left = [uuid for uuid in there if uuid not in paused]
         if paused and len(left) < least:
-            told = ", ".join(sorted(names[uuid] for uuid in left)) or "none"
-            yield f"group {name}: {least} of its members have to run, and of the others only {told} would"
+            told = ", ".join(sorted(names[uuid] for uuid in left))
+            would = f"of the others only {told} would" if told else "none of the others would"
+            yield f"group {name}: {least} of its members have to run, and {would}"
 
 
 def _counting(plan: Mapping[str, Any]) -> List[Mapping[str, Any]]:
