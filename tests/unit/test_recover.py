@@ -70,7 +70,8 @@ class Guest:
     """A domain of the fake hypervisor."""
 
     def __init__(self, uuid: str, state: str) -> None:
-        self.uuid, self.name, self.id, self._state = uuid, uuid[:2], 7, state
+        self.uuid, self.name, self._state = uuid, uuid[:2], state
+        self.id = -1 if state == "shutoff" else 7
         self.started = self.left = False
         self.looks_until_saved = 0
 
@@ -278,7 +279,6 @@ def test_a_vm_whose_qemu_died_is_lost_by_name_and_the_others_go_on(scene: Scene)
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
     scene.journal.record("vm_paused", uuid=DB, was_paused=False)
     scene.guests, scene.defined = [Guest(DB, "paused")], [Guest(WEB, "shutoff")]
-    scene.defined[0].id = -1
     journal = scene.recover()
     # Its policy lets it start afresh.
     assert (journal.state, states(journal)) == ("aborted", {"db": "resumed", "web": "restarted"})
@@ -289,7 +289,7 @@ def test_a_vm_that_somebody_moved_away_is_not_started_a_second_time(scene: Scene
     """Its policy would let it start afresh; but it may run on another host by now."""
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
     scene.guests, scene.defined = [Guest(DB, "running")], [Guest(WEB, "shutoff")]
-    scene.defined[0].id, scene.defined[0].left = -1, True
+    scene.defined[0].left = True
     journal = scene.recover()
     assert (journal.state, states(journal)) == ("aborted", {"db": "pending", "web": "lost"})
     assert "moved it away" in journal.vm(WEB)["error"]
@@ -555,8 +555,6 @@ def test_what_had_come_back_is_not_started_by_us_after_another_boot(
     for event in ("vm_resuming", "vm_resumed"):
         scene.journal.record(event, uuid=WEB, qemu="11")
     scene.defined = [Guest(WEB, "shutoff"), Guest(DB, "shutoff")]
-    for guest in scene.defined:
-        guest.id = -1
     line = "root=/dev/vda1" + ("" if died == "by a power cut" else f" holdfast.generation={GENERATION} elfcorehdr=0x1")
     boots_as(monkeypatch, "later", line)
     recover.recover(scene.config)
@@ -587,8 +585,6 @@ def test_the_guard_of_a_jump_that_was_somebody_elses_is_disarmed_before_any_vm_r
     scene.saved()
     boots_as(monkeypatch, "cold", "root=/dev/vda1")
     scene.defined = [Guest(DB, "shutoff"), Guest(WEB, "shutoff")]
-    for guest in scene.defined:
-        guest.id = -1
     attach.attach(scene.config)
     recover.recover(scene.config)
     assert scene.deeds[:3] == ["guard ended", "pool fresh", "guard ended"]
@@ -642,8 +638,6 @@ def test_a_boot_without_the_jump_loses_ram_and_only_those_start_that_may(
     scene.saved()
     boots_as(monkeypatch, "cold", "root=/dev/vda1")
     scene.defined = [Guest(DB, "shutoff"), Guest(WEB, "shutoff")]
-    for guest in scene.defined:
-        guest.id = -1
     recover.recover(scene.config)
     journal = open_journal(scene.config.state_dir)
     assert states(journal) == {"db": "lost", "web": "restarted"}
@@ -660,7 +654,6 @@ def test_a_vm_that_may_restart_does_so_also_where_another_one_is_left_behind(
     boots_as(monkeypatch, "new")
     scene.journal.record("vm_lost", uuid=WEB, error="its QEMU died")
     scene.defined = [Guest(WEB, "shutoff")]
-    scene.defined[0].id = -1
     scene.unrestorable = {DB}
     requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=0))
     with pytest.raises(HoldfastError, match="QEMU refuses its state"):
