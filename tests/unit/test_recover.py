@@ -466,6 +466,53 @@ def test_a_way_back_that_fails_is_not_the_end(scene: Scene, monkeypatch: pytest.
     assert "cannot go back" in journal.view["warnings"][0]
 
 
+@pytest.fixture
+def no_way_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """After the jump, when kexec refuses the old kernel; one VM after the other."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    monkeypatch.setattr(lanes, "bounded", lambda _wanted: 1)
+
+    def refused(_pool: Any, _journal: Journal, _reason: str) -> None:
+        scene.deeds.append("go back")
+        raise HoldfastError("kexec does not load the old kernel")
+
+    monkeypatch.setattr(fallback, "go_back", refused)
+    return scene
+
+
+def test_vms_that_failed_with_no_way_back_are_tried_again_when_the_cause_is_mended(no_way_back: Scene) -> None:
+    no_way_back.unrestorable = {DB, WEB}
+    with pytest.raises(HoldfastError, match="mend the cause, then run holdfast-agent recover"):
+        no_way_back.recover()
+    no_way_back.unrestorable = set()
+    journal = no_way_back.recover()
+    assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
+    assert no_way_back.deeds.count("go back") == 1
+
+
+def test_vms_that_were_left_out_for_a_way_back_that_fails_are_tried_where_they_are(no_way_back: Scene) -> None:
+    requests.write(no_way_back.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=1))
+    no_way_back.unrestorable = {DB}
+    with pytest.raises(HoldfastError, match="QEMU refuses its state"):
+        no_way_back.recover()
+    assert states(open_journal(no_way_back.config.state_dir)) == {"db": "failed", "web": "resumed"}
+    assert no_way_back.deeds.index("go back") < no_way_back.deeds.index("restore 22")
+
+
+def test_a_host_goes_back_before_all_have_failed_where_the_operator_says_so(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    monkeypatch.setattr(lanes, "bounded", lambda _wanted: 1)
+    requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=1))
+    scene.unrestorable = {DB}
+    with pytest.raises(SystemExit):
+        scene.recover()
+    assert scene.deeds == ["restore 11", "restore 11", "go back"]
+
+
 def test_going_back_can_be_forbidden(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.arrived()
     boots_as(monkeypatch, "new")

@@ -130,7 +130,7 @@ def test_there_is_no_other_kernel_to_go_back_to(scene: Scene) -> None:
     journal = open_journal(scene.config.state_dir)
     journal.record("vm_failed", uuid=TICK, error="QEMU refuses its state")
     assert not fallback.is_possible(journal)
-    assert not fallback.is_due(journal, after=1)
+    assert not fallback.is_due(journal, after=1, failed=1)
 
 
 def test_what_a_killed_agent_had_begun_is_taken_back_as_before_a_jump(scene: Scene) -> None:

@@ -243,4 +243,4 @@ def test_those_that_are_off_do_not_count_when_the_others_fail(house: House) -> N
     house.arrive()
     house.journal.record("restoring")
     house.journal.record("vm_failed", uuid=DB, error="no")
-    assert fallback.is_due(house.journal, after=3)
+    assert fallback.is_due(house.journal, after=3, failed=1)

@@ -29,11 +29,13 @@ def is_possible(journal: Journal) -> bool:
     return jumped and not resumed and not journal.view.get("fell_back") and journal.view["only"] != ONLY_QEMU
 
 
-def is_due(journal: Journal, after: int) -> bool:
-    """Whether enough VMs failed, and none was resumed, to stop trying here. ``after`` 0: never before all failed."""
-    tried = [vm for vm in journal.vms if vm["state"] not in OWED]
-    failed = sum(vm["state"] == "failed" for vm in tried)
-    return bool(after) and failed >= min(after, len(tried)) and is_possible(journal)
+def is_due(journal: Journal, after: int, failed: int) -> bool:
+    """Whether enough VMs failed, and none was resumed, to stop trying here. ``after`` 0: never before all failed.
+
+    ``failed``: of those that were tried just now. What failed before somebody mended the cause says nothing.
+    """
+    waited_for = [vm for vm in journal.vms if vm["state"] not in OWED]
+    return bool(after) and failed >= min(after, len(waited_for)) and is_possible(journal)
 
 
 def go_back_if(reasons: List[str], pool: Pool, journal: Journal, before_libvirt: bool = False) -> None:

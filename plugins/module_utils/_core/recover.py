@@ -69,10 +69,10 @@ def _land(config: Config, pool: Pool, journal: Journal) -> str:
         fallback.go_back_if(health.problems(wanted, journal), pool, journal)
     insists = bool(wanted.fallback_after) and fallback.is_possible(journal)
     network = Network(journal, wanted.network_s, insists)
-    _bring_back(pool, journal, wanted, network)
+    all_tried = _bring_back(pool, journal, wanted, network)
     if wanted.fallback_after:
         fallback.go_back_if(_none_came_back(journal), pool, journal)
-    if network.missed:
+    if network.missed or not all_tried:
         # There was no way back after all, and VMs that go on are better than VMs that stand still.
         _bring_back(pool, journal, replace(wanted, fallback_after=0), Network(journal, wanted.network_s))
     return close(config, journal, "restored", journal.view["reason"])
@@ -143,14 +143,17 @@ def settle(config: Config, journal: Journal) -> str:
     return f"generation {journal.generation} {journal.state}{left}"
 
 
-def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network) -> None:
-    """Every VM that can go on does: the paused ones at once, then the suspended ones in the order of priority."""
+def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:
+    """Every VM that can go on does: the paused ones at once, then the suspended ones in the order of priority.
+
+    False when VMs were left out, because the host had better go back.
+    """
     with connect_patiently() as hypervisor:
         order = sorted(journal.vms, key=lambda vm: -vm["priority"])
         # Nobody waits for a save of another one that does not end.
         for vm in [vm for vm in order if not _catch_up(hypervisor, pool, journal, vm, limit_s=0)]:
             _catch_up(hypervisor, pool, journal, vm)
-        _restore_suspended(hypervisor, pool, journal, wanted, network)
+        return _restore_suspended(hypervisor, pool, journal, wanted, network)
 
 
 def _catch_up(
@@ -216,21 +219,29 @@ def _ended_on_purpose(hypervisor: Hypervisor, uuid: str) -> bool:
         return False
 
 
-def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request, network: Network) -> None:
-    """Restore what is suspended; begin no more once going back is the better way."""
+def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:
+    """Restore what is suspended; begin no more once going back is the better way. Whether all were tried."""
     waiting = [vm for vm in journal.vms if vm["state"] in HELD]
     if not waiting:
-        return
+        return True
     journal.record("phase_end", name="libvirt")
     journal.record("restoring")
     order = [vm["uuid"] for vm in sorted(waiting, key=lambda vm: -vm["priority"])]
 
+    tried: List[str] = []
+    failed: List[str] = []
+
     def bring(uuid: str) -> None:
-        if not network.missed and not fallback.is_due(journal, wanted.fallback_after):
-            _restore_or_keep(hypervisor, pool, journal, uuid, wanted.deadline_s, network)
+        if network.missed or fallback.is_due(journal, wanted.fallback_after, len(failed)):
+            return
+        tried.append(uuid)
+        _restore_or_keep(hypervisor, pool, journal, uuid, wanted.deadline_s, network)
+        if journal.vm(uuid)["state"] == "failed":
+            failed.append(uuid)
 
     with journal.phase("restore"):
         lanes.in_order(bring, order, lanes.bounded(wanted.parallel))
+    return len(tried) == len(order)
 
 
 def _restore_or_keep(
