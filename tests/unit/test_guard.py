@@ -18,6 +18,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     collect,
     crash_area,
     guard,
+    kdump,
     kexec,
     live_update,
     restore,
@@ -37,6 +38,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources impor
 GENERATION = "g-20261121T020000-ab12cd"
 POOL = "memmap=0x60000000!0x100000000"
 LINE = f"root=/dev/vda1 ro {POOL} nokaslr crashkernel=640M holdfast.generation={GENERATION}"
+KDUMP_MASK = "systemd.mask=kdump-tools.service"
 MIB, GIB = 1 << 20, 1 << 30
 
 
@@ -45,17 +47,29 @@ class TestCommandLine:
         line = cmdline.crash_command_line(LINE)
         assert line.split() == [
             *("root=/dev/vda1", "ro", POOL, "nokaslr", f"holdfast.generation={GENERATION}"),
-            *("reset_devices", "irqpoll", "transparent_hugepage=never", "panic=10"),
-            *("holdfast.crashkernel=640M", "holdfast.added=reset_devices,irqpoll,transparent_hugepage,panic"),
+            *("reset_devices", "irqpoll", "transparent_hugepage=never", "panic=10", KDUMP_MASK),
+            "holdfast.crashkernel=640M",
+            f"holdfast.added=reset_devices,irqpoll,transparent_hugepage,panic,{KDUMP_MASK}",
         ]
         assert not cmdline.is_crash_kernel(line), "kexec_file_load adds elfcorehdr= itself"
 
     def test_the_operators_own_choice_stays_and_inits_words_stay_last(self) -> None:
         line = cmdline.crash_command_line(f"panic=60 {POOL} -- single")
-        added = "reset_devices irqpoll transparent_hugepage=never"
-        assert line == f"panic=60 {POOL} {added} holdfast.added=reset_devices,irqpoll,transparent_hugepage -- single"
+        added = f"reset_devices irqpoll transparent_hugepage=never {KDUMP_MASK}"
+        told = f"holdfast.added=reset_devices,irqpoll,transparent_hugepage,{KDUMP_MASK}"
+        assert line == f"panic=60 {POOL} {added} {told} -- single"
         way_out = cmdline.next_command_line(f"elfcorehdr=0x1 {line}", generation=GENERATION)
         assert way_out == f"panic=60 {POOL} holdfast.generation={GENERATION} -- single"
+
+    def test_what_the_operator_masks_stays_masked(self) -> None:
+        own = f"{POOL} systemd.mask=apt-daily.service {KDUMP_MASK}"
+        crash = cmdline.crash_command_line(own)
+        assert crash.count(KDUMP_MASK) == 1
+        assert cmdline.next_command_line(f"elfcorehdr=0x1 {crash}", generation=GENERATION).startswith(own)
+        other = f"{POOL} systemd.mask=apt-daily.service"
+        crash = f"elfcorehdr=0x1 {cmdline.crash_command_line(other)}"
+        way_out = cmdline.next_command_line(crash, generation=GENERATION)
+        assert way_out == f"{other} holdfast.generation={GENERATION}"
 
     def test_the_way_out_has_all_of_the_host_and_a_crash_area_again(self) -> None:
         """What kexec hands on from a crash kernel is the crash area; the rest is on the command line."""
@@ -108,6 +122,7 @@ class Host:
         self.commands: list[str] = []
         self.refused = ""
         self.systemd_watchdog = "infinity"
+        self.kdump_is = "enabled"
         self.timer_node = folder / "watchdog1"
         (folder / "panic_on_oops").write_text("0\n")
         (folder / "crash_loaded").write_text("0\n")
@@ -132,6 +147,8 @@ class Host:
         if words.startswith("systemctl show"):
             return f"{self.systemd_watchdog}\n"
         self.commands.append(words)
+        if words.startswith("systemctl is-enabled"):
+            return f"{self.kdump_is}\n"
         if words.startswith("kexec"):
             (self.folder / "crash_loaded").write_text("0\n" if "-u" in argv else "1\n")
         if words.startswith("modprobe softdog"):
@@ -149,6 +166,10 @@ class Host:
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     found = Host(tmp_path)
     monkeypatch.setattr(guard, "RUN_DIR", tmp_path / "run")
+    monkeypatch.setattr(kdump, "INSTALLED", tmp_path / "kdump-tools.service")
+    monkeypatch.setattr(kdump, "MASKS", tmp_path / "masks")
+    monkeypatch.setattr(kdump, "SYSTEMD", tmp_path / "systemd")
+    monkeypatch.setattr(kdump, "run", found.run)
     monkeypatch.setattr(guard, "PANIC_ON_OOPS", tmp_path / "panic_on_oops")
     monkeypatch.setattr(guard, "WATCHDOGS", tmp_path / "class")
     monkeypatch.setattr(guard, "SOFTDOG", tmp_path / "softdog")
@@ -254,6 +275,57 @@ class TestGuard:
         (host.state_dir / guard.NAME).write_text(json.dumps({"image": "/boot/vmlinuz"}))
         with pytest.raises(HoldfastError, match="cannot be understood"):
             guard.begin(host.state_dir)
+
+
+class TestKdump:
+    """Debian's crash dumps would load their kernel in the place of ours, before any VM is restored."""
+
+    @pytest.fixture
+    def dumping(self, host: Host) -> Host:
+        """A host with kdump-tools, in its initramfs."""
+        (host.folder / "kdump-tools.service").write_text("")
+        host.stage()
+        return host
+
+    def test_it_is_masked_before_systemd_starts_and_goes_on_at_the_end(self, dumping: Host) -> None:
+        guard.begin(dumping.state_dir)
+        mask = dumping.folder / "masks" / "kdump-tools.service"
+        assert mask.readlink() == Path("/dev/null")
+        (dumping.folder / "systemd").write_text("")
+        dumping.commands.clear()
+        guard.forget(dumping.state_dir)
+        assert dumping.commands[-3:] == [
+            "systemctl unmask --runtime kdump-tools.service",
+            "systemctl is-enabled kdump-tools.service",
+            "systemctl start --no-block kdump-tools.service",
+        ]
+        assert next(word for word in dumping.commands if word.startswith("kexec")) in dumping.commands[:-3]
+
+    def test_what_was_not_switched_on_is_not_started(self, dumping: Host) -> None:
+        guard.begin(dumping.state_dir)
+        (dumping.folder / "systemd").write_text("")
+        dumping.kdump_is = "disabled"
+        guard.forget(dumping.state_dir)
+        assert dumping.commands[-1] == "systemctl is-enabled kdump-tools.service"
+
+    def test_where_it_may_have_begun_it_ends_before_ours_is_loaded(self, dumping: Host) -> None:
+        """Its end unloads the crash kernel, whoever has loaded it."""
+        (dumping.folder / "systemd").write_text("")
+        guard.begin(dumping.state_dir)
+        assert dumping.commands[0] == "systemctl mask --runtime --now kdump-tools.service"
+        assert dumping.commands[1].startswith("kexec ")
+
+    def test_where_ours_cannot_be_loaded_it_may_have_its_own(self, dumping: Host) -> None:
+        dumping.refused = "kexec"
+        with pytest.raises(HoldfastError, match="refused"):
+            guard.begin(dumping.state_dir)
+        assert list((dumping.folder / "masks").iterdir()) == []
+
+    def test_where_it_is_not_installed_nothing_is_masked(self, host: Host) -> None:
+        host.stage()
+        guard.begin(host.state_dir)
+        assert not (host.folder / "masks").exists()
+        assert not any(words.startswith("systemctl") for words in host.commands)
 
 
 class Domain:

@@ -39,6 +39,9 @@ _ONE_BOOT_ONLY = ("BOOT_IMAGE", "initrd", "elfcorehdr")
 # What a kernel needs to start in a crash area after another one died: devices as they were left are to be reset, lost
 # interrupts are to be looked for, and if it dies as well there is nothing left to wait for. Huge pages cost 110 MiB of
 # what is available there, in free memory that the kernel holds ready for them; the pool's are not concerned.
+# Debian's crash dumps would save the dead kernel's memory and reboot, with the VMs in it (kdump).
+KDUMP_UNIT = "kdump-tools.service"
+KDUMP_MASK = f"systemd.mask={KDUMP_UNIT}"
 CRASH_OPTIONS = ("reset_devices", "irqpoll", "transparent_hugepage=never", "panic=10")
 
 # What a small VM cannot give, or what would leave nothing for its kernel.
@@ -146,7 +149,7 @@ def next_command_line(running: str, *, generation: str, add: Sequence[str] = (),
     gone = {*_ONE_BOOT_ONLY, *drop, *_carried(running, ADDED_OPTION)}
     options = split(running)
     kernel = _kernel_options(running)
-    kept = [option for option in kernel if name_of(option) not in gone and not _is_ours(option)]
+    kept = [option for option in kernel if not {option, name_of(option)} & gone and not _is_ours(option)]
     ram = next_memmap_arguments(running)[len(memmap_arguments(running)) :]
     added = [*ram, *_crash_area_again(running), *(_checked_option(option) for option in add)]
     token = f"{GENERATION_OPTION}={_checked_generation(generation)}"
@@ -166,7 +169,11 @@ def crash_command_line(line: str, ram: Sequence[Region] = ()) -> str:
     kept = [option for option in kernel if name_of(option) not in gone]
     left_out = [f"{CRASH_AREA_OPTION}={value_of(option)}" for option in kernel if name_of(option) == "crashkernel"]
     added = [option for option in CRASH_OPTIONS if name_of(option) not in map(name_of, kernel)]
-    carried = [*left_out, f"{ADDED_OPTION}={','.join(map(name_of, added))}"]
+    names = list(map(name_of, added))
+    # Whole, for the operator may mask others: systemd takes each of them.
+    masked = [] if KDUMP_MASK in kernel else [KDUMP_MASK]
+    carried = [*left_out, f"{ADDED_OPTION}={','.join([*names, *masked])}"]
+    added += masked
     carried += [f"{RAM_OPTION}={_ram_entries(ram)}"] if ram else []
     words = [*kept, *added, *carried, *options[len(kernel) :]]
     return _checked_length(" ".join(words), LONGEST_BYTES - _ELFCOREHDR_BYTES)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import crash_area, durable, kexec, regions
+from . import crash_area, durable, kdump, kexec, regions
 from .cmdline import crash_command_line, generation_of, has_option, is_crash_kernel
 from .command import run
 from .config import RUN_DIR, Config
@@ -90,7 +90,7 @@ def begin(state_dir: Path) -> str:
     if is_crash_kernel(running):
         return "this is the crash kernel"
     if not _loaded_mark().exists():
-        kexec.load_crash(Path(staged.image), Path(staged.initrd), staged.command_line)
+        _load(staged)
         _mark(_loaded_mark(), "")
     if staged.deadline_s and not _timer_mark().exists():
         _start_timer(staged.deadline_s)
@@ -116,6 +116,7 @@ def forget(state_dir: Path) -> None:
     if _loaded_mark().exists():
         kexec.unload_crash()
         _loaded_mark().unlink()
+        kdump.let_go()
 
 
 def read(state_dir: Path) -> Staged | None:
@@ -127,6 +128,16 @@ def read(state_dir: Path) -> Staged | None:
         return None
     except (TypeError, ValueError) as exc:
         raise HoldfastError(f"{path} cannot be understood: {exc!r}", "no kernel takes over if this one dies") from exc
+
+
+def _load(staged: Staged) -> None:
+    """Raises HoldfastError."""
+    kdump.hold()
+    try:
+        kexec.load_crash(Path(staged.image), Path(staged.initrd), staged.command_line)
+    except HoldfastError:
+        kdump.let_go()
+        raise
 
 
 def _systemd_has_a_watchdog() -> bool:
