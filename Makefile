@@ -47,7 +47,7 @@ bench: setup ## measure the pause against the alternatives, into build/bench/
 	@$(BIN)/holdfast bench --output build/bench
 
 faults: setup ## break things during live updates, one table into build/faults/
-	@$(BIN)/holdfast faults --output build/faults
+	@$(BIN)/holdfast faults --output build/faults --kills 50
 	@pytest -x -m 'faults or not faults' tests/lab
 
 setup: $(READY) $(LINK) ## system packages, .venv and the link that Ansible follows

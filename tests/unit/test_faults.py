@@ -61,8 +61,31 @@ def test_deeds_are_shell_scripts() -> None:
 
 
 def test_random_moments_come_again_with_their_seed() -> None:
-    assert matrix.delays(50, seed=7) == matrix.delays(50, seed=7)
-    assert matrix.delays(50, seed=7) != matrix.delays(50, seed=8)
+    assert matrix.moments(50, seed=7) == matrix.moments(50, seed=7)
+    assert matrix.moments(50, seed=7) != matrix.moments(50, seed=8)
+
+
+AT_AN_EVENT = next(fault for fault in FAULTS if fault.name == "agent killed before the first restore")
+
+
+@pytest.mark.parametrize(
+    ("found", "trouble"),
+    [
+        ({}, "there was no event 'restoring'"),
+        ({"agents": [], "status": 0}, "there was no agent to kill"),
+        ({"agents": ["12"], "status": 1}, "the deed itself failed"),
+        ({"agents": ["12"], "status": 0}, ""),
+        ({"agents": ["12"]}, ""),
+    ],
+)
+def test_a_fault_that_did_not_happen_proves_nothing(found: dict[str, Any], trouble: str) -> None:
+    assert trouble in "; ".join(strike.unproven(AT_AN_EVENT, found))
+    assert bool(strike.unproven(AT_AN_EVENT, found)) == bool(trouble)
+
+
+def test_the_whole_matrix_has_fifty_random_kills() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert "holdfast faults --output build/faults --kills 50" in makefile
 
 
 @pytest.mark.parametrize(

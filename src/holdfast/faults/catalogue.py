@@ -16,6 +16,9 @@ DB, UEFI, TICK = "db1", "uefi1", "tick1"
 VAULT = "/var/lib/holdfast/pool/holdfast"
 STORED = "/var/lib/holdfast/stored"
 KILL_AGENT = "kill -KILL $AGENT"
+# And once more, as soon as somebody is at work on bringing the VMs back.
+KILL_RECOVER = "pkill -KILL -f '^/usr/bin/python3 .*holdfast-agent recover'"
+KILL_AGENT_AGAIN = f"{KILL_AGENT}; until {KILL_RECOVER}; do sleep 0.05; done"
 KILL_LIBVIRTD = "kill -KILL $(pidof libvirtd)"
 JOURNAL = "/var/lib/holdfast/journal.jsonl"
 RESET = "echo b > /proc/sysrq-trigger"
@@ -90,6 +93,14 @@ class Fault:
 
     def fate(self, name: str) -> Fate:
         return self.fates.get(name, Fate.CARRIED_ON)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """``delay`` seconds after the journal has so many events, whichever they are."""
+
+    after: int
+    delay: float
 
 
 def _kill(name: str, phase: str, event: str, end: Ending) -> Fault:
@@ -210,6 +221,13 @@ BEFORE_THE_JUMP = (
     _kill("while the new kernel is loaded", "load", "phase_begin load", Ending.ABORTED),
     _kill("while VMs are paused", "suspend", f"vm_paused {UUID[TICK]}", Ending.ABORTED),
     _kill("while VMs are saved", "suspend", f"vm_paused {UUID[DB]}", Ending.ABORTED),
+    Fault(
+        "agent killed again while it takes VMs back",
+        "suspend",
+        f"vm_paused {UUID[DB]}",
+        KILL_AGENT_AGAIN,
+        (Ending.ABORTED,),
+    ),
     _kill("after one VM was saved", "suspend", f"vm_saved {UUID[TICK]}", Ending.ABORTED),
     _kill("when all VMs are suspended", "jump", "suspended", Ending.ABORTED),
     Fault("libvirtd killed during a save", "suspend", f"vm_paused {UUID[DB]}", KILL_LIBVIRTD, (Ending.ABORTED,)),

@@ -28,11 +28,14 @@ from ..lab.hosts import Host, Lab, emulator_failed, guest_was_mixed_up
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
 from . import controller, strike
-from .catalogue import KILL_AGENT, Ending, Fate, Fault
+from .catalogue import KILL_AGENT, Ending, Fate, Fault, Moment
 from .record import BROKEN_OFF, Record, Row
 
-# The longest that a live update takes on an emulated host, from its request to its end: when random kills may come.
-RANDOM_SPAN_S = 120.0
+# When random kills may come: so many events has the journal of an undisturbed live update of this lab's three VMs, and
+# about so long an agent at work takes from one to the next.
+EVENTS = 43
+BETWEEN_EVENTS_S = 3.0
+MISSED = "no agent was at work at that moment"
 # How often one fault is tried when the emulator breaks down, and how many hosts may break down in a row.
 TRIES = 3
 HOSTS_IN_A_ROW = 5
@@ -40,20 +43,24 @@ HOSTS_IN_A_ROW = 5
 
 @dataclass(frozen=True)
 class Planned:
-    """A fault; ``at``: seconds from the request to its deed, where it has no event."""
+    """A fault; ``at``: when its deed is done, where it has no event of its own."""
 
     fault: Fault
-    at: float | None = None
+    at: Moment | None = None
 
 
 @dataclass(frozen=True)
 class Played:
-    """A fault that was let happen. ``host`` as it is on record now: it may have been switched off and on."""
+    """A fault that was let happen. ``host`` as it is on record now: it may have been switched off and on.
+
+    ``missed``: no agent was at work at a random moment.
+    """
 
     host: Host
     found: Ending
     reason: str = ""
     trouble: tuple[str, ...] = ()
+    missed: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,19 +77,22 @@ class EmulatorBroke(HoldfastError):
 
 def plan(faults: Sequence[Fault], kills: int, seed: int) -> list[Planned]:
     """The faults in their order, then ``kills`` random ones, the same ones for the same seed. Pure."""
-    moments = enumerate(delays(kills, seed), 1)
-    return [*map(Planned, faults), *(Planned(random_kill(number, seed, at), at) for number, at in moments)]
+    chosen = enumerate(moments(kills, seed), 1)
+    return [*map(Planned, faults), *(Planned(random_kill(number, seed, at), at) for number, at in chosen)]
 
 
-def delays(count: int, seed: int) -> list[float]:
-    """Seconds from the request to each random kill; the same for the same seed. Pure."""
+def moments(count: int, seed: int) -> list[Moment]:
+    """When each random kill comes; the same for the same seed. Pure.
+
+    By the journal, since most of the time of a live update is the boot, in which there is no agent to be killed.
+    """
     source = random.Random(seed)
-    return [round(source.uniform(0, RANDOM_SPAN_S), 3) for _ in range(count)]
+    return [Moment(source.randint(1, EVENTS), round(source.uniform(0, BETWEEN_EVENTS_S), 3)) for _ in range(count)]
 
 
-def random_kill(number: int, seed: int, at: float) -> Fault:
+def random_kill(number: int, seed: int, at: Moment) -> Fault:
     """The agent is killed at a moment that nobody chose; whatever it was doing, every VM carries on."""
-    name = f"agent killed at random, {number} of seed {seed}, {at:.3f} s after the request"
+    name = f"agent killed at random, {number} of seed {seed}: {at.delay:.3f} s after event {at.after}"
     # Refused: killed before it had put anything on record.
     return Fault(name, "any", "", KILL_AGENT, (Ending.ABORTED, Ending.UPGRADED, Ending.REFUSED))
 
@@ -196,7 +206,7 @@ def is_sound(host: Host) -> bool:
         return False
 
 
-def one(host: Host, fault: Fault, at: float | None = None) -> Row:
+def one(host: Host, fault: Fault, at: Moment | None = None) -> Row:
     """Let one fault happen on a host with its guests at work and our saboteur installed, and judge it from outside.
 
     Raises HoldfastError when it has no end that could be judged.
@@ -206,7 +216,7 @@ def one(host: Host, fault: Fault, at: float | None = None) -> Row:
         return _judged(_play(host, fault, at), fault, watch, begun)
 
 
-def _play(host: Host, fault: Fault, at: float | None) -> Played:
+def _play(host: Host, fault: Fault, at: Moment | None) -> Played:
     """The fault and everything that follows, until there is nothing more to do."""
     if fault.controllers:
         story = controller.play(host, fault, fault.controllers)
@@ -219,12 +229,14 @@ def _play(host: Host, fault: Fault, at: float | None) -> Played:
         host = strike.power_cycle(host)
         journal = strike.wait(host, generation)
     found = strike.ending(journal, generation)
+    trouble = strike.unproven(fault, done := strike.done(host))
     if fault.needs_operator:
         strike.operate(host, fault)
         last = strike.wait(host, generation)
         found = strike.ending(last, generation) if fault.mend and last["state"] == "restored" else found
     strike.disarm(host)
-    return Played(host, found, _why(journal), tuple(strike.leave_crash_kernel(host)))
+    trouble += strike.leave_crash_kernel(host)
+    return Played(host, found, _why(journal), tuple(trouble), missed=at is not None and not done.get("agents"))
 
 
 def _why(journal: dict[str, Any]) -> str:
@@ -249,7 +261,7 @@ def _judged(played: Played, fault: Fault, watch: scene.Watch, begun: float) -> R
     lost = sum(fate is not Fate.CARRIED_ON for fate in vms.values())
     told = {name: fate.value for name, fate in vms.items()}
     row = (fault.name, fault.phase, fault.ram_survives, found.value, told, lost, twice, round(service, 1))
-    return Row(*row, fault.needs_operator, tuple(trouble), fault.why)
+    return Row(*row, fault.needs_operator, tuple(trouble), MISSED if played.missed else fault.why)
 
 
 def _fate(host: Host, watch: scene.Watch, guest: GuestSpec) -> tuple[Fate, list[str]]:

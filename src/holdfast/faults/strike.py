@@ -9,7 +9,8 @@ import contextlib
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import C
 
 from ..lab.guests.definitions import GUESTS
 from ..lab.hosts import Host, Lab, emulator_failed, on_host, power_on, stop, wait_until_usable
-from .catalogue import CABLE_MENDED, KILL_AGENT, MAY_RESTART, Ending, Fault
+from .catalogue import CABLE_MENDED, KILL_AGENT, MAY_RESTART, Ending, Fault, Moment
 
 PROGRAMS = "/usr/local/lib/holdfast-faults"
 PLAN = "/var/lib/holdfast-faults/plan.json"
@@ -55,20 +56,39 @@ def install(host: Host) -> None:
     ask(host, f"{script}chmod 755 {PROGRAMS}/*\nsystemctl daemon-reload\nsystemctl enable -q holdfast-saboteur\n")
 
 
-def arm(host: Host, fault: Fault, at: float | None = None, word: str = "") -> None:
-    """Do the deed now, or have it done at its event (or ``at`` seconds from now).
+def arm(host: Host, fault: Fault, moment: Moment | None = None, word: str = "") -> None:
+    """Do the deed now, or have it done at its event, or at the ``moment``.
 
     ``word`` is said on the serial console at that moment, for ``wait_for_word``.
     """
-    if not fault.event and at is None:
+    if not fault.event and moment is None:
         ask(host, fault.deed)
         return
-    moment = {"event": fault.event} if at is None else {"in": at}
+    when = {"event": fault.event} if moment is None else asdict(moment)
     # Who is to be killed at an event must not get away from it.
     hold = bool(fault.event) and fault.deed == KILL_AGENT
-    text = shlex.quote(json.dumps({**moment, "deed": fault.deed, "word": word, "hold": hold}))
+    text = shlex.quote(json.dumps({**when, "deed": fault.deed, "word": word, "hold": hold}))
     # Not by echo, which takes backslashes for its own.
-    ask(host, f"printf '%s\\n' {text} >{PLAN}\nsystemctl restart holdfast-saboteur\n")
+    ask(host, f"rm -f {PLAN}.done\nprintf '%s\\n' {text} >{PLAN}\nsystemctl restart holdfast-saboteur\n")
+
+
+def done(host: Host) -> dict[str, Any]:
+    """What the saboteur has put on record of its deed; empty when it has done nothing."""
+    found: dict[str, Any] = json.loads(ask(host, f"cat {PLAN}.done 2>/dev/null || echo '{{}}'"))
+    return found
+
+
+def unproven(fault: Fault, found: Mapping[str, Any]) -> list[str]:
+    """Why a fault of an event did not happen, or not as it was meant; ``found``: what ``done`` returned. Pure."""
+    if not fault.event:
+        return []
+    if not found:
+        return [f"it never happened: there was no event '{fault.event}'"]
+    if fault.deed == KILL_AGENT and not found["agents"]:
+        return ["it never happened: there was no agent to kill"]
+    # A deed that ends the kernel has none, nor one that goes on still.
+    status = found.get("status", 0)
+    return [f"the deed itself failed, with {status}"] if status else []
 
 
 def disarm(host: Host) -> None:
