@@ -59,11 +59,13 @@ WantedBy=multi-user.target
 
 # No limit in time: a live update is over when it is over, and its own deadlines are in its request. An agent that is
 # killed leaves paused VMs behind; what comes after it brings them back, and finds nothing to do otherwise. Before that
-# systemd ends the agent's children, so that no kexec is under way while VMs are brought back.
+# systemd ends the agent's children, so that no kexec is under way while VMs are brought back. Should that be killed,
+# too, the unit of the restore does it, as often as it is killed; without a journal in flight it does nothing.
 LIVE_UPDATE_UNIT = f"""\
 [Unit]
 Description=Live update of this host (holdfast)
 After=holdfast-pool.service libvirtd.service virtqemud.service
+OnFailure=holdfast-restore.service
 
 [Service]
 Type=oneshot
