@@ -98,7 +98,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
         "changed": any(one.changed for one in conversions),
         "vms": [described(one) for one in conversions],
         "restart_needed": [one.name for one in conversions if one.restart_needed],
-        "diff": [difference(one) for one in conversions if one.changed],
+        "diff": [one.difference for one in conversions if one.changed],
     }
 
 
@@ -116,11 +116,6 @@ def described(one: Conversion) -> Dict[str, Any]:
         "restart_needed": one.restart_needed,
         "refusal": one.refusal,
     }
-
-
-def difference(one: Conversion) -> Dict[str, str]:
-    header = f"definition of {one.name}"
-    return {"before_header": header, "before": one.before, "after_header": header, "after": one.after}
 
 
 def main() -> None:

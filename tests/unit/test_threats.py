@@ -25,6 +25,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     agent,
     domain,
+    domain_ram,
     durable,
     fsdax,
     guard,
@@ -393,3 +394,16 @@ def test_nothing_reaches_a_host_without_its_key() -> None:
     files += [ROOT / "ansible.cfg", ROOT / "README.md"]
     found = [str(path) for path in files if UNCHECKED.search(path.read_text(errors="replace"))]
     assert found == []
+
+
+def test_no_password_of_a_console_is_in_a_result() -> None:
+    """libvirt tells root; what a module returns is shown, logged and kept by AWX."""
+    graphics = """<graphics type='vnc' port='-1' passwd='correct "horse' passwdValidTo='2027-01-01T00:00:00'/>"""
+    spice = '<graphics type="spice" passwd = "battery"/>'
+    before = f"<domain><devices>{graphics}{spice}</devices></domain>"
+    told = domain_ram.Conversion("db1", before, before.replace("<domain>", "<domain><memoryBacking/>"), False)
+    shown = str(told.difference)
+    assert "horse" not in shown
+    assert "battery" not in shown
+    assert shown.count("2027-01-01") == 2
+    assert "<memoryBacking/>" in told.difference["after"]

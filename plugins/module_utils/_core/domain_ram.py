@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Sequence, Tuple
 
 from . import domain
 from .errors import BadInput
@@ -24,6 +25,10 @@ class Backing(str, Enum):
     ORIGINAL = "original"
 
 
+# libvirt tells root the passwords of consoles (<graphics passwd=…>), and a definition is stored with them.
+_PASSWORD = re.compile(r"""(\bpasswd\s*=\s*)("[^"]*"|'[^']*')""")
+
+
 @dataclass(frozen=True)
 class Conversion:
     """One VM's stored definition before and after; ``refusal`` says why it cannot be converted."""
@@ -37,6 +42,13 @@ class Conversion:
     @property
     def changed(self) -> bool:
         return self.before != self.after
+
+    @property
+    def difference(self) -> Dict[str, str]:
+        """Before and after as Ansible shows them; results of modules are kept where many can read them."""
+        header = f"definition of {self.name}"
+        before, after = (_PASSWORD.sub(r"\1'(not shown)'", xml) for xml in (self.before, self.after))
+        return {"before_header": header, "before": before, "after_header": header, "after": after}
 
 
 def plan(hypervisor: Hypervisor, vms: Sequence[VmFacts], names: Sequence[str], backing: Backing) -> List[Conversion]:
