@@ -220,7 +220,12 @@ def read_address(text: str | None) -> int | None:
     """``0x100000000`` and ``4G`` alike. Raises BadInput."""
     if not text:
         return None
-    return int(text, 16) if text.lower().startswith("0x") else parse_size(text)
+    if not text.lower().startswith("0x"):
+        return parse_size(text)
+    try:
+        return int(text, 16)
+    except ValueError as exc:
+        raise BadInput(f"{text!r} is no address", "write it like 0x100000000 or 4G") from exc
 
 
 def differences(before: Files, after: Files) -> List[Dict[str, str]]:

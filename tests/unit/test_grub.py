@@ -74,7 +74,34 @@ def test_a_failing_update_brings_the_earlier_file_back(host: Host) -> None:
     assert grub.installed_text(host.path) == grub.config_text(ARGUMENTS)
 
 
-@pytest.mark.parametrize("menu", ["", MENU.replace(" nokaslr\n}\n", "\n}\n", 1)])
+# As memtest86+ and os-prober add them.
+OTHERS = """
+### BEGIN /etc/grub.d/20_memtest86+ ###
+menuentry "Memory test (memtest86+x64.bin)" {
+\tlinux\t/boot/memtest86+x64.bin
+}
+### END /etc/grub.d/20_memtest86+ ###
+### BEGIN /etc/grub.d/30_os-prober ###
+menuentry 'Debian GNU/Linux 12 (on /dev/sdb1)' {
+\tlinux /boot/vmlinuz-6.1 root=/dev/sdb1
+}
+### END /etc/grub.d/30_os-prober ###
+"""
+CUSTOM = """
+### BEGIN /etc/grub.d/40_custom ###
+menuentry 'Ours' {
+\tlinux /boot/vmlinuz-7.2 root=/dev/vda1
+}
+"""
+
+
+def test_a_memory_test_and_other_systems_need_no_arguments(host: Host) -> None:
+    host.menu = MENU + OTHERS
+    host.install(grub.config_text(ARGUMENTS))
+    assert grub.installed_text(host.path) == grub.config_text(ARGUMENTS)
+
+
+@pytest.mark.parametrize("menu", ["", OTHERS, MENU + OTHERS + CUSTOM, MENU.replace(" nokaslr\n}\n", "\n}\n", 1)])
 def test_a_menu_with_a_kernel_that_lacks_the_arguments_is_refused(host: Host, menu: str) -> None:
     host.menu = menu
     with pytest.raises(HoldfastError, match="without"):

@@ -268,6 +268,7 @@ class TestPool:
             ({"regions": [{"size": "1G", "node": 5}]}, "node 5"),
             ({"regions": [{"size": "1G", "start": "0x1000"}]}, "cannot be at"),
             ({"regions": [{"size": "1G", "start": "somewhere"}]}, "not a size"),
+            ({"regions": [{"size": "1G", "start": "0xzz"}]}, "'0xzz' is no address"),
             ({"regions": [{"size": "1G", "node": "both"}]}, "no NUMA node"),
             ({"regions": [{"size": "1G"}], "host_reserve": "64G"}, "leaves the host"),
             ({}, "no size"),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 from . import command, durable
 from .errors import HoldfastError
@@ -14,6 +14,9 @@ from .errors import HoldfastError
 PATH = Path("/etc/default/grub.d/holdfast.cfg")
 DEFAULTS = Path("/etc/default/grub")
 GENERATED = Path("/boot/grub/grub.cfg")
+_LINUX = ("linux", "linuxefi", "linux16")
+# The part of the menu that os-prober makes (/etc/grub.d/30_os-prober).
+_OTHER_SYSTEMS = "os-prober"
 
 
 def config_text(arguments: Sequence[str]) -> str:
@@ -88,9 +91,24 @@ def _put_menu_back(menu: Optional[bytes], generated: Path) -> None:
         durable.write_bytes(generated, menu, mode)
 
 
+def _kernels(menu: str) -> Iterator[Sequence[str]]:
+    """The words of each line that starts a kernel of this system: not another one's, nor a memory test."""
+    section = ""
+    for line in menu.splitlines():
+        words = line.split()
+        if words[:2] == ["###", "BEGIN"]:
+            section = Path(words[2]).name
+        if words[:1] and words[0] in _LINUX and _is_kernel(words) and not section.endswith(_OTHER_SYSTEMS):
+            yield words
+
+
+def _is_kernel(words: Sequence[str]) -> bool:
+    return len(words) > 1 and Path(words[1]).name.startswith("vmlinu")
+
+
 def _require_in_menu(text: str, generated: Path) -> None:
     menu = (_menu(generated) or b"").decode(errors="replace")
-    kernels = [line.split() for line in menu.splitlines() if line.split()[:1] == ["linux"]]
+    kernels = list(_kernels(menu))
     for argument in arguments_of(text):
         if not kernels or any(argument not in words for words in kernels):
             raise HoldfastError(
