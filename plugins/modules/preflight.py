@@ -98,11 +98,15 @@ from typing import Any, Dict, List, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.holdfast.kvm.plugins.module_utils import _core as core
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import agent as program
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     away,
     cmdline,
     collect,
     health,
+    installation,
+    packing,
     policy,
     preflight,
     releases,
@@ -111,7 +115,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     config as configuration,
 )
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import Refused
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, Refused
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
     Blocker,
     HostFacts,
@@ -123,6 +127,8 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
+# Ansible sends along what a module imports: the agent, to be compared, and by its own imports the rest of the core.
+ENTRY = program.main
 ARGUMENTS: Dict[str, Any] = {
     "kernel": {"type": "str", "default": ""},
     "policy": {"type": "list", "elements": "dict", "default": []},
@@ -159,9 +165,14 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     config = configuration.load()
     host = collect.host_facts(config)
     target = target_of(module.params["kernel"], host)
-    host = replace(host, image_signed=collect.image_signed(Path(target.image)))
-    with connect() as hypervisor:
-        vms = collect.vm_facts(hypervisor, config)
+    found_outdated = installation.outdated(packing.core_sources(core))
+    host = replace(host, image_signed=collect.image_signed(Path(target.image)), outdated=found_outdated)
+    try:
+        with connect() as hypervisor:
+            vms = collect.vm_facts(hypervisor, config)
+    except HoldfastError:
+        # A blocker like the others. Whom the policy names, only libvirt knows.
+        host, vms, rules = replace(host, libvirt_active=False), (), ()
     decisions = policy.decide(rules, vms, away.known_names(config.state_dir))
     if module.params["only"] == request.ONLY_QEMU:
         verdict = preflight.judge_renewal(host, vms, decisions)

@@ -13,7 +13,7 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, facts, installation, srat
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import EVERYTHING, ONLY_QEMU
 
@@ -157,11 +157,54 @@ class TestKernel:
         device = root / "sys/devices/pci0000:00/0000:00:03.0/virtio1"
         for place, module in ((device, "virtio_blk"), (device.parent, "virtio_pci")):
             (place / "driver").mkdir(parents=True)
-            (root / "sys/module" / module).mkdir(parents=True)
+            write(root, f"sys/module/{module}/initstate", "live")
             (place / "driver/module").symlink_to(root / "sys/module" / module)
         (root / "sys/class/block/vda").mkdir(parents=True)
         (root / "sys/class/block/vda/device").symlink_to(device)
         assert collect.kernel_facts(NEW, root).missing_drivers == ("virtio_blk", "virtio_pci")
+
+    @pytest.mark.parametrize(("listed", "needed"), [("", ()), ("kernel/drivers/ata/ahci.ko\n", ("ahci",))])
+    def test_what_is_no_module_of_any_kernel_is_not_looked_for(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, listed: str, needed: tuple[str, ...]
+    ) -> None:
+        """pcieportdrv drives the port that nearly every disk is behind, and no list of modules has it."""
+        monkeypatch.setattr(collect.kexec, "running_release", lambda: "6.12")
+        write(root, "lib/modules/6.12/modules.builtin", listed)
+        port = root / "sys/devices/pci0000:00/0000:00:1c.0"
+        for place, module in ((port / "0000:01:00.0", "ahci"), (port, "pcieportdrv")):
+            (place / "driver").mkdir(parents=True)
+            write(root, f"sys/module/{module}/parameters/x", "")
+            (place / "driver/module").symlink_to(root / "sys/module" / module)
+        (root / "sys/class/block/sda").mkdir(parents=True)
+        (root / "sys/class/block/sda/device").symlink_to(port / "0000:01:00.0")
+        assert collect.kernel_facts(NEW, root).missing_drivers == needed
+
+    @pytest.fixture
+    def initrd(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """What its list says; the root file system is an ext4 on nvme."""
+        listed = [f"usr/lib/modules/{NEW}/kernel/drivers/nvme/nvme.ko.zst", "usr/bin/sh"]
+        monkeypatch.setattr(collect, "root_modules", lambda _root: ("ext4", "nvme"))
+        monkeypatch.setattr(collect.command, "run", lambda *_a, **_more: "\n".join(listed))
+        return listed
+
+    def test_an_initrd_has_what_mounts_the_root_file_system(self, root: Path, initrd: list[str]) -> None:
+        assert collect.kernel_facts(NEW, root).initrd_lacks == (), "ext4 is built in"
+        initrd.pop(0)
+        assert collect.kernel_facts(NEW, root).initrd_lacks == ("nvme",)
+
+    def test_the_running_kernels_initrd_has_done_so(
+        self, root: Path, initrd: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        initrd.clear()
+        monkeypatch.setattr(collect.kexec, "running_release", lambda: NEW)
+        assert collect.kernel_facts(NEW, root).initrd_lacks == ()
+
+    def test_an_initrd_that_cannot_be_listed_is_unknown(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def absent(*_a: object, **_more: object) -> str:
+            raise CommandFailed("lsinitramfs is not installed on this host")
+
+        monkeypatch.setattr(collect.command, "run", absent)
+        assert collect.kernel_facts(NEW, root).initrd_lacks is None
 
     def test_a_kernel_that_is_not_installed_has_nothing(self, root: Path) -> None:
         found = collect.kernel_facts("6.1", root)
@@ -196,7 +239,7 @@ class TestRootModules:
         """A disk on a bus device that this driver drives."""
         bus = f"sys/devices/pci0/virtio-{name}"
         write(root, f"{bus}/block/{name}/size", "1")
-        write(root, f"sys/module/{driver}/refcnt", "1")
+        write(root, f"sys/module/{driver}/initstate", "live")
         write(root, f"sys/drivers/{driver}/bind", "")
         (root / f"sys/drivers/{driver}/module").symlink_to(root / f"sys/module/{driver}")
         (root / bus / "driver").symlink_to(root / f"sys/drivers/{driver}")

@@ -54,6 +54,14 @@ def test_a_failed_host_stops_the_roll(fleet: Fleet) -> None:
     assert fleet.marked("report") == ["h1", "h2"]
 
 
+def test_what_the_new_packages_do_not_bear_is_found_before_any_vm_is_moved(fleet: Fleet) -> None:
+    refuses_then = "{{ 'h1' if query('ansible.builtin.fileglob', marks ~ '/h1.stage') else '' }}"
+    run = fleet.upgrade("-e", json.dumps({"fail_at_preflight": refuses_then}))
+    assert run.returncode == 2
+    assert fleet.marked("stage") == ["h1"], run.stdout
+    assert fleet.marked("evacuate") == []
+
+
 def test_what_a_host_failed_of_is_on_record_for_the_report(fleet: Fleet) -> None:
     report = fleet.directory / "ansible_collections/holdfast/kvm/roles/report/tasks/main.yml"
     record = {"content": "{{ holdfast_live_update_result | to_json }}", "dest": "{{ marks }}/record.json"}

@@ -530,6 +530,17 @@ def test_an_operators_command_has_a_say_unless_it_is_a_check(
     assert ("the raid is degraded" in result["msg"]) == blocks
 
 
+def test_a_host_whose_libvirt_does_not_answer_is_refused_with_all_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect() -> None:
+        raise HoldfastError("libvirt does not answer")
+
+    monkeypatch.setattr(preflight.collect, "host_facts", lambda _config: facts.HostFacts(hostname="hv1", kernel="6.12"))
+    monkeypatch.setattr(preflight, "connect", connect)
+    result = run(preflight, policy=[{"match": {"name": "db1"}, "treatment": "in_place"}])
+    assert (result["failed"], result["refused"], result["staying"]) == (True, True, [])
+    assert {"libvirt-down", "no-kvm", "pool-missing"} <= {blocker["code"] for blocker in result["blockers"]}
+
+
 def test_preflight_fails_once_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     class Connection:
         def __enter__(self) -> object:

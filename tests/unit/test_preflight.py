@@ -113,6 +113,8 @@ def test_a_prepared_host_passes_without_a_word() -> None:
         (replace(HOST, memory_backing_dir="/var/lib/libvirt/qemu/ram"), "backing-dir"),
         (replace(HOST, memory_backing_dir="/var/lib/holdfast/pool2"), "backing-dir"),
         (replace(HOST, agent_installed=False), "agent-missing"),
+        (replace(HOST, outdated=("/usr/local/sbin/holdfast-agent",)), "agent-outdated"),
+        (replace(HOST, pool=replace(POOL, configured=(Region(5 * GIB, GIB),))), "pool-changed"),
         (replace(HOST, hook_installed=False), "hook-missing"),
         (replace(HOST, units_enabled=False), "units-disabled"),
         (replace(HOST, journal_error="line 3: checksum"), "journal-damaged"),
@@ -135,6 +137,7 @@ def test_what_blocks_a_host(host: HostFacts, code: str) -> None:
         (replace(TARGET, image_exists=False), "kernel-missing"),
         (replace(TARGET, initrd_exists=False), "initrd-missing"),
         (replace(TARGET, missing_drivers=("nd_pmem", "nd_e820")), "drivers-missing"),
+        (replace(TARGET, initrd_lacks=("nvme",)), "initrd-drivers"),
         (replace(TARGET, cmdline=""), "pool-not-kept"),
         (replace(TARGET, cmdline="root=/dev/vda ro nokaslr"), "pool-not-kept"),
         (replace(TARGET, cmdline="memmap=2G!4G nokaslr"), "pool-not-kept"),
@@ -386,7 +389,7 @@ def test_every_blocker_is_found_at_once_and_told() -> None:
         "pci 0000:01:00.0",
         "usb 1:2",
         "install kexec-tools",
-        "nothing was touched",
+        "no VM was touched",
     ):
         assert word in str(refusal.value)
 

@@ -25,6 +25,7 @@ from . import (
     installation,
     journal,
     kexec,
+    kmod,
     monitor,
     packing,
     pmem,
@@ -33,7 +34,7 @@ from . import (
     srat,
 )
 from .config import Config
-from .errors import HoldfastError, JournalError, VmError
+from .errors import CommandFailed, HoldfastError, JournalError, VmError
 from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PastPause, PoolFacts, QemuFacts, Treatment, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
 from .request import ONLY_QEMU
@@ -44,6 +45,8 @@ AGENT = packing.PATH.relative_to("/")
 HOOK = installation.HOOK.relative_to("/")
 UNITS = installation.UNITS.relative_to("/")
 QEMU = "/usr/bin/qemu-system-x86_64"
+# Of initramfs-tools; dracut has another.
+LIST_INITRD = "lsinitramfs"
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 # What the next kernel needs to find the pool, mount it, and run VMs. libnvdimm is what nd_e820 and nd_pmem stand on.
@@ -75,7 +78,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         storage_pools=libvirt.storage_pools,
         qemu=qemu_facts(),
         kexec_tool=shutil.which("kexec") is not None,
-        kexec_load_disabled=_text(root / "proc/sys/kernel/kexec_load_disabled") == "1",
+        kexec_load_disabled=_loads_no_kernel(root / "proc/sys/kernel"),
         lockdown=lockdown(root),
         secure_boot=secure_boot(root),
         firmware_map=firmware_map(root),
@@ -118,6 +121,10 @@ def firmware_map(root: Path = ROOT) -> Tuple[Region, ...]:
     if regions.total_ram(declared) > regions.total_ram(entries):
         entries = [*(entry for entry in entries if entry.kind != regions.RAM_KIND), *declared]
     return regions.split_by_node(sorted(entries, key=lambda entry: entry.start), nodes)
+
+
+def _loads_no_kernel(sysctls: Path) -> bool:
+    return _text(sysctls / "kexec_load_disabled") == "1" or _text(sysctls / "kexec_load_limit_reboot") == "0"
 
 
 def lockdown(root: Path = ROOT) -> str:
@@ -178,6 +185,7 @@ def pool_facts(config: Config, running: str, root: Path = ROOT) -> PoolFacts:
     options = fsdax.mount_options(root, config.pool.mount_point)
     facts = PoolFacts(
         regions=_with_nodes(reserved, config.pool.regions),
+        configured=config.pool.regions,
         mount_point=str(config.pool.mount_point),
         mounted=options is not None,
         dax="dax=always" in (options or "").split(","),
@@ -213,6 +221,8 @@ def kernel_facts(release: str, root: Path = ROOT) -> KernelFacts:
     """An installed kernel, ``release`` as ``uname -r`` names it; and which drivers of this host it has not."""
     image, initrd = root / f"boot/vmlinuz-{release}", root / f"boot/initrd.img-{release}"
     present = _modules(root, release)
+    # The running kernel's has mounted the root file system already.
+    asked = initrd.exists() and release != kexec.running_release()
     return KernelFacts(
         release=release,
         image=str(image),
@@ -220,7 +230,20 @@ def kernel_facts(release: str, root: Path = ROOT) -> KernelFacts:
         image_exists=image.exists(),
         initrd_exists=initrd.exists(),
         missing_drivers=tuple(name for name in needed_drivers(root) if name not in present),
+        initrd_lacks=_initrd_lacks(initrd, root, release) if asked else (),
     )
+
+
+def _initrd_lacks(initrd: Path, root: Path, release: str) -> Optional[Tuple[str, ...]]:
+    """Modules for the root file system that are neither built into the kernel nor in its initrd; None: nobody knows."""
+    try:
+        listed = command.run([LIST_INITRD, str(initrd)], timeout_s=120)
+    except CommandFailed:
+        return None
+    modules = [line for line in listed.split("\n") if ".ko" in Path(line).name]
+    built_in = _text(root / "lib/modules" / release / "modules.builtin").split("\n")
+    there = {kmod.module_name(path) for path in (*modules, *built_in)}
+    return tuple(name for name in root_modules(root) if name not in there)
 
 
 def image_signed(image: Path) -> Optional[bool]:
@@ -252,9 +275,7 @@ def needed_drivers(root: Path = ROOT) -> Tuple[str, ...]:
 def _bound_drivers(root: Path) -> List[str]:
     """Modules of the drivers that this host's disks and network cards hang on, buses included."""
     devices = [*(root / "sys/class/block").glob("*/device"), *(root / "sys/class/net").glob("*/device")]
-    chains = (path.resolve() for path in devices)
-    found = {_module(above) for path in chains for above in [path, *path.parents]}
-    return sorted(name for name in found if name)
+    return _drivers_above(root, [path.resolve() for path in devices])
 
 
 def root_modules(root: Path = ROOT) -> Tuple[str, ...]:
@@ -263,8 +284,7 @@ def root_modules(root: Path = ROOT) -> Tuple[str, ...]:
         left, _, right = line.partition(" - ")
         if left.split()[4] == "/":
             disks = _disks_of(root / "sys/dev/block" / left.split()[2])
-            found = {_module(above) for disk in disks for above in [disk, *disk.parents]}
-            return tuple(sorted({right.split()[0], *found} - {""}))
+            return tuple(sorted({right.split()[0], *_drivers_above(root, disks)}))
     return ()
 
 
@@ -277,9 +297,17 @@ def _disks_of(device: Path) -> List[Path]:
     return [disk for one in below for disk in _disks_of(one)] if below else [place]
 
 
-def _module(device: Path) -> str:
-    link = device / "driver/module"
-    return link.resolve().name.replace("-", "_") if link.exists() else ""
+def _drivers_above(root: Path, devices: Sequence[Path]) -> List[str]:
+    """Modules of the drivers of these devices and of the buses that they are on.
+
+    Those that can be modules: every PCI Express port is driven by pcieportdrv, which is a part of every kernel and which
+    no kernel's lists name (they have what carries a MODULE_LICENSE).
+    """
+    places = {above for device in devices for above in [device, *device.parents]}
+    modules = {(place / "driver/module").resolve() for place in places if (place / "driver/module").exists()}
+    listed = _modules(root, kexec.running_release())
+    names = {module.name.replace("-", "_"): (module / "initstate").exists() for module in modules}
+    return sorted(name for name, loaded in names.items() if loaded or name in listed)
 
 
 def _modules(root: Path, release: str) -> FrozenSet[str]:

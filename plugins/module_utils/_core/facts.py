@@ -53,10 +53,14 @@ class Runs(Enum):
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """The pool as it is now. ``regions`` come from the running kernel's command line."""
+    """The pool as it is now. ``regions`` come from the running kernel's command line, ``configured`` from the agent's.
+
+    They differ from when the host is prepared anew until it is rebooted.
+    """
 
     regions: Tuple[Region, ...] = ()
     mount_point: str = ""
+    configured: Tuple[Region, ...] = ()
     mounted: bool = False
     dax: bool = False
     size_bytes: int = 0
@@ -67,7 +71,8 @@ class PoolFacts:
 class KernelFacts:
     """An installed kernel: is what the jump and the pool need there?
 
-    ``missing_drivers`` names modules that neither the kernel, its modules directory nor its initrd has.
+    ``missing_drivers`` names modules that neither the kernel nor its modules directory has, ``initrd_lacks`` those that
+    the root file system is mounted with and that its initrd has not; None when that cannot be listed.
     """
 
     release: str
@@ -76,6 +81,7 @@ class KernelFacts:
     image_exists: bool = False
     initrd_exists: bool = False
     missing_drivers: Tuple[str, ...] = ()
+    initrd_lacks: Optional[Tuple[str, ...]] = ()
     cmdline: str = ""
 
 
@@ -123,7 +129,7 @@ class HostFacts:
     """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
-    ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
+    ``shared_mounts`` are network file systems. ``outdated``: what of ours is not as this collection has it. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
     """
 
     hostname: str = ""
@@ -155,6 +161,7 @@ class HostFacts:
     volatile_paths: Tuple[str, ...] = ("/dev/shm", "/run")
     agent_installed: bool = False
     agent_version: str = ""
+    outdated: Tuple[str, ...] = ()
     hook_installed: bool = False
     units_enabled: bool = False
     journal_open: bool = False

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Sequence, Tuple
+from typing import Iterable, Mapping, Sequence, Tuple
 
-from . import durable, kexec, releases
+from . import durable, kexec, packing, releases
 from .command import run
 from .packing import PATH
 
@@ -141,6 +141,13 @@ FILES: Tuple[HostFile, ...] = (
     HostFile(HOOK, HOOK_SCRIPT, 0o755),
     HostFile(INITRAMFS_SCRIPT, INITRAMFS_TEXT, 0o755),
 )
+
+
+def outdated(sources: Mapping[str, bytes], agent: Path = PATH) -> Tuple[str, ...]:
+    """What is there, and not as the collection with these sources of the agent has it."""
+    packed = agent.read_bytes() if agent.exists() else b""
+    old = [] if not packed or packing.is_current(packed, sources) else [str(agent)]
+    return (*old, *(str(file.path) for file in FILES if file.path.exists() and not file.is_current))
 
 
 def enabled(units: Path = UNITS) -> bool:

@@ -142,7 +142,7 @@ def require_passed(verdict: Verdict, hostname: str) -> None:
     count = f"{len(lines)} thing{'s' if len(lines) > 1 else ''}"
     raise Refused(
         f"host {hostname} cannot be upgraded in place because of {count}:\n  * " + "\n  * ".join(lines),
-        "nothing was touched; remove what is named above and run preflight again",
+        "no VM was touched; remove what is named above and try again",
     )
 
 
@@ -243,6 +243,12 @@ def _agent(case: _Case) -> Iterator[Blocker]:
     host = case.host
     if not host.agent_installed:
         yield Blocker("agent-missing", "holdfast-agent is not installed: nobody would restore the VMs", _PREPARE)
+    elif host.outdated:
+        yield Blocker(
+            "agent-outdated",
+            f"another version of holdfast prepared this host: {', '.join(host.outdated)}",
+            _PREPARE,
+        )
     if not host.hook_installed:
         yield Blocker("hook-missing", "the libvirt hook is not installed: VMs would start with empty RAM", _PREPARE)
     if not host.units_enabled:
@@ -341,8 +347,8 @@ def _kexec(case: _Case) -> Iterator[Blocker]:
     if case.host.kexec_load_disabled:
         yield Blocker(
             "kexec-disabled",
-            "the sysctl kernel.kexec_load_disabled is 1: no kernel can be loaded",
-            "remove it from /etc/sysctl.d and reboot; it cannot be taken back while the kernel runs",
+            "no kernel can be loaded: the sysctl kernel.kexec_load_disabled is 1, or kexec_load_limit_reboot is 0",
+            "remove that from /etc/sysctl.d and reboot; it cannot be taken back while the kernel runs",
         )
 
 
@@ -391,6 +397,22 @@ def _target_installed(case: _Case) -> Iterator[Blocker]:
             f"kernel {target.release} lacks {', '.join(target.missing_drivers)}: no pool or no disks after the jump",
             "install the modules or another kernel, then update-initramfs -u",
         )
+    if target.initrd_lacks:
+        yield Blocker(
+            "initrd-drivers",
+            f"{target.initrd} lacks {', '.join(target.initrd_lacks)}: kernel {target.release} would not find its root "
+            "file system, and nobody would bring the VMs back",
+            f"name them in /etc/initramfs-tools/modules, then update-initramfs -u -k {target.release}",
+        )
+
+
+def _initrd_unknown(case: _Case) -> Iterator[Blocker]:
+    if case.target.initrd_lacks is None:
+        yield Blocker(
+            "initrd-unknown",
+            f"{case.target.initrd} cannot be listed, so nobody knows whether it has the drivers for the root disk",
+            "try the kernel out first (--rehearse), or list it yourself (lsinitramfs, lsinitrd)",
+        )
 
 
 def _target_unchanged(case: _Case) -> Iterator[Blocker]:
@@ -414,6 +436,15 @@ def _pool(case: _Case) -> Iterator[Blocker]:
             f"{_PREPARE} and reboot once",
         )
         return
+    if pool.configured and {(one.start, one.size) for one in pool.configured} != {
+        (one.start, one.size) for one in pool.regions
+    }:
+        yield Blocker(
+            "pool-changed",
+            "the host was prepared with another pool than the running kernel keeps "
+            f"({', '.join(map(regions.range_text, pool.configured))})",
+            "reboot the host when its VMs can bear it, then run the prepare playbook again",
+        )
     for problem in regions.problems(case.host.firmware_map, pool.regions):
         yield Blocker(
             "pool-misplaced", f"the pool cannot be trusted: {problem}", f"{_PREPARE} with another region and reboot"
@@ -789,7 +820,7 @@ VM_BLOCKERS: _ByTreatment = {
     Treatment.RESTART: (_shutdown, _job, _volatile_disks, _machine, _autostart),
 }
 HOST_WARNINGS: tuple[_HostCheck, ...] = (
-    *(_signature, _target_unchanged, _kaslr_on, _plain_restore, _machine_types_known, _room_for_stored),
+    *(_signature, _target_unchanged, _initrd_unknown, _kaslr_on, _plain_restore, _machine_types_known, _room_for_stored),
 )
 VM_WARNINGS: _ByTreatment = {
     Treatment.IN_PLACE: (_paused, _pause_unknown, _cpu_may_change, _definition, _watched, _late_disks),
@@ -800,7 +831,7 @@ OF_THE_JUMP = frozenset(
     (
         *(_kexec, _locked_down, _target_installed, _pool_kept, _kaslr_overflow, _host_memory, _autostart),
         *(_longer_than_allowed, _pause_unknown),
-        *(_signature, _target_unchanged, _kaslr_on, _late_disks),
+        *(_signature, _target_unchanged, _initrd_unknown, _kaslr_on, _late_disks),
     )
 )
 
