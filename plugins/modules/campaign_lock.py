@@ -87,6 +87,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import campaign, config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.campaign import Holder
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, Refused
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 ARGUMENTS: Dict[str, Any] = {
@@ -97,7 +98,10 @@ ARGUMENTS: Dict[str, Any] = {
 
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
-    """Take or end the hold. Fails with ``lock_held`` when another campaign has the host."""
+    """Take or end the hold. Fails with ``lock_held`` when another campaign has the host. Raises HoldfastError.
+
+    Refused, when the state directory cannot be written: nothing has begun.
+    """
     known, asked = config.load(), module.params["holder"]
     before = campaign.holder(known.state_dir)
     if module.check_mode or known.pool is None:
@@ -111,7 +115,10 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
         ended = campaign.release(known.state_dir, ours)
         return {"changed": ended is not None, "holder": described(ended)}
     words = {key: str(asked.get(key) or "") for key in ("id", "controller", "user")}
-    other = campaign.take(known.state_dir, Holder(**words, since=time.time()), module.params["over"])
+    try:
+        other = campaign.take(known.state_dir, Holder(**words, since=time.time()), module.params["over"])
+    except HoldfastError as exc:
+        raise Refused(exc.message, exc.hint) from exc
     if other:
         module.fail_json(msg=refusal(other), lock_held=True, refused=False, holder=described(other))
     now = campaign.holder(known.state_dir)

@@ -16,6 +16,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.holdfast.kvm.plugins.action import campaign_lock, controller_check
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import campaign, config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.campaign import Holder
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, Refused
 from ansible_collections.holdfast.kvm.plugins.modules import campaign_lock as module
 from ansible_collections.holdfast.kvm.plugins.modules.campaign_lock import refusal
 
@@ -127,6 +128,19 @@ def test_the_module_takes_and_gives_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert called(monkeypatch, known, state="released", holder=holder_of(THEIRS))["changed"] is False
     assert called(monkeypatch, known, state="broken")["holder"]["id"] == OURS.id
     assert campaign.holder(tmp_path) is None
+
+
+def test_a_state_directory_that_cannot_be_written_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has begun, and the message names the place and the remedy."""
+
+    def full(_path: Path, _text: str) -> None:
+        raise HoldfastError("cannot write /var/lib/holdfast/campaign.json: No space left on device", "make room")
+
+    monkeypatch.setattr(campaign.durable, "write_text", full)
+    with pytest.raises(Refused, match="No space left on device -- make room"):
+        called(monkeypatch, prepared(tmp_path), holder=holder_of(OURS))
 
 
 def test_who_is_asked_to_stop_is_told_at_the_next_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
