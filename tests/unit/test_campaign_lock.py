@@ -130,9 +130,7 @@ def test_the_module_takes_and_gives_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert campaign.holder(tmp_path) is None
 
 
-def test_a_state_directory_that_cannot_be_written_is_a_refusal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_directory_that_cannot_be_written_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing has begun, and the message names the place and the remedy."""
 
     def full(_path: Path, _text: str) -> None:

@@ -300,8 +300,8 @@ def _disks_of(device: Path) -> List[Path]:
 def _drivers_above(root: Path, devices: Sequence[Path]) -> List[str]:
     """Modules of the drivers of these devices and of the buses that they are on.
 
-    Those that can be modules: every PCI Express port is driven by pcieportdrv, which is a part of every kernel and which
-    no kernel's lists name (they have what carries a MODULE_LICENSE).
+    Those that can be modules: every PCI Express port is driven by pcieportdrv, a part of every kernel that no kernel's
+    lists name (they have what carries a MODULE_LICENSE).
     """
     places = {above for device in devices for above in [device, *device.parents]}
     modules = {(place / "driver/module").resolve() for place in places if (place / "driver/module").exists()}

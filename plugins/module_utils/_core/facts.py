@@ -129,7 +129,8 @@ class HostFacts:
     """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
-    ``shared_mounts`` are network file systems. ``outdated``: what of ours is not as this collection has it. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
+    ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
+    ``outdated``: files of ours that are not as this collection has them.
     """
 
     hostname: str = ""

@@ -820,7 +820,15 @@ VM_BLOCKERS: _ByTreatment = {
     Treatment.RESTART: (_shutdown, _job, _volatile_disks, _machine, _autostart),
 }
 HOST_WARNINGS: tuple[_HostCheck, ...] = (
-    *(_signature, _target_unchanged, _initrd_unknown, _kaslr_on, _plain_restore, _machine_types_known, _room_for_stored),
+    *(
+        _signature,
+        _target_unchanged,
+        _initrd_unknown,
+        _kaslr_on,
+        _plain_restore,
+        _machine_types_known,
+        _room_for_stored,
+    ),
 )
 VM_WARNINGS: _ByTreatment = {
     Treatment.IN_PLACE: (_paused, _pause_unknown, _cpu_may_change, _definition, _watched, _late_disks),
