@@ -12,8 +12,11 @@ from holdfast.faults import matrix, strike
 from holdfast.faults.catalogue import FAULTS
 from holdfast.lab import scene
 
-CHOSEN = ("agent killed while VMs are saved", "agent killed while a VM is resumed", "the new kernel is found unfit")
-pytestmark = pytest.mark.long
+CHOSEN = (
+    pytest.param("agent killed while VMs are saved", marks=pytest.mark.in_time),
+    pytest.param("agent killed while a VM is resumed", marks=pytest.mark.long),
+    pytest.param("the new kernel is found unfit", marks=pytest.mark.long),
+)
 
 
 @pytest.fixture(scope="module")
