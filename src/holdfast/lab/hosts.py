@@ -246,9 +246,9 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
         *("-name", host.name, "-uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, host.name))),
         *switches.plug_arguments(host.cables, number),
         # Behind a port, as every disk of a server is: its driver is in no kernel's list of modules.
-        *("-device", "pcie-root-port,id=port,chassis=1"),
+        *("-device", "pcie-root-port,id=slot1,chassis=1"),
         *("-drive", f"id=disk,file={folder}/disk.qcow2,if=none,cache=unsafe,discard=unmap,aio=threads"),
-        *("-device", "virtio-blk-pci,drive=disk,bus=port"),
+        *("-device", "virtio-blk-pci,drive=disk,bus=slot1"),
         *("-device", "virtio-rng-pci"),
         *("-chardev", f"file,id=console,path={folder}/console.log", "-serial", "chardev:console"),
         *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
