@@ -50,8 +50,16 @@ version:
   type: str
   returned: success
   sample: 3f9a0c2b7d10
+libvirt_changed:
+  description:
+    - Whether libvirt's daemon must be restarted to find its hook. That stops no VM.
+    - It looks whether there is one only when it starts. A hook whose text is changed needs no restart.
+  type: bool
+  returned: success
+  sample: false
 """
 
+import os
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
@@ -84,9 +92,15 @@ def present(module: AnsibleModule) -> Dict[str, Any]:
         packing.PATH.parent.mkdir(parents=True, exist_ok=True)
         durable.write_bytes(packing.PATH, packing.pack(sources), mode=MODE)
     put_again = bool(stale) or not installation.enabled()
+    hook_is_new = any(file.text == installation.HOOK_SCRIPT and not os.access(file.path, os.X_OK) for file in stale)
     if put_again and not module.check_mode:
         installation.put(stale)
-    return {"changed": pack_again or put_again, "version": packing.version_of(sources), "diff": diff}
+    return {
+        "changed": pack_again or put_again,
+        "version": packing.version_of(sources),
+        "diff": diff,
+        "libvirt_changed": hook_is_new,
+    }
 
 
 def absent(module: AnsibleModule) -> Dict[str, Any]:
@@ -97,7 +111,7 @@ def absent(module: AnsibleModule) -> Dict[str, Any]:
     if changed and not module.check_mode:
         installation.take_away(there)
         packing.PATH.unlink(missing_ok=True)
-    return {"changed": changed, "version": "", "diff": diff}
+    return {"changed": changed, "version": "", "diff": diff, "libvirt_changed": False}
 
 
 def differences(version: str, wanted: Dict[HostFile, str]) -> List[Dict[str, str]]:

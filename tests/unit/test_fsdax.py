@@ -323,6 +323,31 @@ class TestVms:
         with pytest.raises(VmError, match="no RAM kept"):
             mounted.pool.place(UUID, 3, "db1")
 
+    def test_a_qemu_that_has_the_kept_ram_is_told_from_one_that_made_its_own(self, mounted: Host) -> None:
+        """libvirt's daemon looks for hooks only when it starts, so nobody may have placed anything."""
+        (mounted.start(3, "db1") / "pc.ram").write_bytes(b"x" * 8192)
+        mounted.pool.keep(UUID, 3, "db1")
+        mounted.start(9, "db1")
+        mounted.pool.place(UUID, 9, "db1")
+        mounted.pool.check_placed(UUID, 9, "db1")
+        (mounted.start(10, "db1") / "pc.ram").write_bytes(b"x" * 8192)
+        with pytest.raises(VmError, match=r"has not got the RAM that is kept for it: pc\.ram") as refused:
+            mounted.pool.check_placed(UUID, 10, "db1")
+        assert "restart libvirt's daemon" in refused.value.hint
+
+    def test_a_qemu_without_ram_in_the_pool_has_not_got_what_is_kept(self, mounted: Host) -> None:
+        (mounted.start(3, "db1") / "pc.ram").write_bytes(b"x")
+        mounted.pool.keep(UUID, 3, "db1")
+        with pytest.raises(VmError, match="no RAM in the pool"):
+            mounted.pool.check_placed(UUID, 9, "db1")
+        mounted.start(9, "db1")
+        with pytest.raises(VmError, match="has not got the RAM"):
+            mounted.pool.check_placed(UUID, 9, "db1")
+        # Whoever QEMU runs as owns this directory.
+        (mounted.root / "pool/libvirt/qemu/9-db1/pc.ram").symlink_to(mounted.pool.ram_of(UUID)[0])
+        with pytest.raises(VmError, match="has not got the RAM"):
+            mounted.pool.check_placed(UUID, 9, "db1")
+
     def test_ram_is_allocated_for_qemus_user_before_the_start(self, mounted: Host) -> None:
         live = mounted.start(3, "db1")
         mounted.pool.reserve_vm(3, "db1", RAM)

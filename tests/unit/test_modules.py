@@ -402,6 +402,29 @@ class TestAgent:
         assert run(agent)["changed"]
         assert not run(agent)["changed"]
 
+    def test_libvirts_daemon_has_to_look_for_a_hook_that_it_cannot_know(
+        self, installed: list[list[str]], tmp_path: Path
+    ) -> None:
+        """It looks whether there is one when it starts; what is in it, at each call."""
+        hook = tmp_path / "libvirt/hooks/qemu.d/holdfast"
+        assert run(agent, check=True)["libvirt_changed"]
+        assert run(agent)["libvirt_changed"]
+        assert not run(agent)["libvirt_changed"]
+        hook.write_text("#!/bin/sh\n")
+        assert not run(agent)["libvirt_changed"]
+        hook.chmod(0o644)
+        assert run(agent)["libvirt_changed"]
+        hook.unlink()
+        assert run(agent)["libvirt_changed"]
+
+    def test_prepare_lets_libvirts_daemon_look_for_its_hook(self) -> None:
+        tasks = yaml.safe_load((Path(__file__).parents[2] / "roles/prepare/tasks/main.yml").read_text())
+        (install,) = [task for task in tasks if "holdfast.kvm.agent" in task]
+        (restart,) = [
+            task for use in tasks for task in use.get("block", ()) if task["name"].startswith("Let libvirt read")
+        ]
+        assert f"{install['register']}.libvirt_changed" in restart["when"][0]
+
     def test_a_disabled_unit_is_enabled_again(self, installed: list[list[str]], tmp_path: Path) -> None:
         run(agent)
         (tmp_path / "system/multi-user.target.wants/holdfast-pool.service").unlink()

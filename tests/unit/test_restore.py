@@ -33,7 +33,7 @@ class Kept:
     coverage = integrity.SAMPLED
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.placed = root, True
         (root / "ram").mkdir()
         (root / "ram/pc.ram").write_bytes(os.urandom(integrity.PAGE * 600))
         (root / "state").write_bytes(save_image())
@@ -43,6 +43,11 @@ class Kept:
 
     def ram_of(self, uuid: str) -> tuple[Path, ...]:
         return tuple(sorted((self.root / "ram").iterdir()))
+
+    def check_placed(self, uuid: str, domain_id: int, name: str) -> None:
+        assert (uuid, domain_id, name) == (UUID, FakeDomain.id, FakeDomain.name)
+        if not self.placed:
+            raise VmError(f"VM {name}: its QEMU has not got the RAM that is kept for it: pc.ram")
 
     def release(self, uuid: str) -> None:
         (self.root / "released").touch()
@@ -220,7 +225,7 @@ def test_only_a_crash_kernel_frees_a_vm_of_what_it_lacks(
     (pool.root / "state").write_bytes(save_image(XML.replace("</domain>", f"{numatune}</domain>")))
     monkeypatch.setattr(restore.kexec, "running_cmdline", lambda: line)
     given: list[str] = []
-    hypervisor = SimpleNamespace(create_paused=lambda _name, xml: given.append(xml))
+    hypervisor = SimpleNamespace(create_paused=lambda _name, xml: given.append(xml) or FakeDomain())
     restore._start(hypervisor, pool, journal, record(pool))  # type: ignore[arg-type]
     assert ("numatune" in given[0]) is bound
     assert [("numatune" in text) for text in journal.view["warnings"]] == ([] if bound else [True])
@@ -237,6 +242,23 @@ def test_a_state_that_qemu_refuses_is_kept(pool: Any, journal: Any, monkeypatch:
         restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10)  # type: ignore[arg-type]
     assert domain.calls == ["destroy"]
     assert (pool.root / "state").exists()
+    assert journal.vm(UUID)["state"] == "suspended"
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_qemu_that_has_other_ram_gets_no_state(
+    pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    """Whatever its CPUs do: what runs there, on zeros, is not the guest."""
+    pool.placed = False
+    domain = FakeDomain()
+    domain.running = running
+    for deed in ("keep_ram_in_place", "load_state", "copy_ram_again"):
+        monkeypatch.setattr(monitor, deed, lambda *_a: pytest.fail("it was given the guest's state"))
+    with pytest.raises(VmError, match="has not got the RAM"):
+        restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10)  # type: ignore[arg-type]
+    assert domain.calls == ["destroy"]
+    assert ((pool.root / "state").exists(), (pool.root / "released").exists()) == (True, False)
     assert journal.vm(UUID)["state"] == "suspended"
 
 

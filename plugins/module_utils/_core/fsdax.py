@@ -152,6 +152,20 @@ class FsdaxPool:
         for path in kept:
             os.link(path, live / path.name)
 
+    def check_placed(self, uuid: str, domain_id: int, name: str) -> None:
+        """Compare the files that a QEMU was started with, by their inodes, with those that are kept. Raises VmError.
+
+        libvirt's daemon looks whether there are hooks when it starts, and never again. Without ours QEMU makes files of
+        its own, and would take the guest's state over zeros.
+        """
+        kept, live = self.ram_of(uuid), self._live(domain_id, name)
+        lacking = [path.name for path in kept if not _is_same_file(path, live / path.name)]
+        if lacking or not kept:
+            raise VmError(
+                f"VM {name}: its QEMU has not got the RAM that is kept for it: {', '.join(lacking) or 'none is kept'}",
+                "restart libvirt's daemon, so that it finds its hook, then run holdfast-agent recover",
+            )
+
     def release(self, uuid: str) -> None:
         """Take the kept names away; a running QEMU keeps its file by libvirt's name."""
         shutil.rmtree(self.vault_of(uuid), ignore_errors=True)
@@ -317,6 +331,14 @@ def _keep_file(path: Path, kept: Path, name: str) -> None:
     if not plain:
         kept.unlink(missing_ok=True)
         raise VmError(f"VM {name}: {path} is no plain file", "shut the VM down, and find out who put it there")
+
+
+def _is_same_file(kept: Path, live: Path) -> bool:
+    """Whether the second name is one of the first file, and no symbolic link: its directory is that of QEMU's user."""
+    try:
+        return os.path.samestat(kept.lstat(), live.lstat())
+    except OSError:
+        return False
 
 
 def _allocate(path: Path, size_bytes: int, name: str) -> None:

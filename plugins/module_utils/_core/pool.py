@@ -63,6 +63,9 @@ class Pool(Protocol):
     def place(self, uuid: str, domain_id: int, name: str) -> None:
         """Put the kept RAM where the QEMU that is about to start opens it."""
 
+    def check_placed(self, uuid: str, domain_id: int, name: str) -> None:
+        """Fail unless the QEMU that was started for a VM has the RAM that is kept for it."""
+
     def release(self, uuid: str) -> None:
         """Forget what is kept for a VM; its RAM is free once no QEMU uses it."""
 

@@ -91,12 +91,20 @@ def verify(pool: Pool, record: Dict[str, Any]) -> None:
 
 
 def _start(hypervisor: Hypervisor, pool: Pool, journal: Journal, record: Dict[str, Any]) -> Domain:
-    """A QEMU that waits for its state. It does not touch the guest's RAM before it gets it."""
+    """A QEMU that has the kept RAM, and waits for its state. It does not touch that RAM before it gets it."""
     uuid = record["uuid"]
     image = saveimage.read(state_path(pool, uuid))
     xml = _startable(image.xml, journal, record["name"])
     with permit.granted(uuid):
-        return hypervisor.create_paused(record["name"], xml)
+        domain = hypervisor.create_paused(record["name"], xml)
+    try:
+        pool.check_placed(uuid, domain.id, domain.name)
+    except HoldfastError:
+        # Whatever its CPUs do: it is not the guest.
+        with suppress(VmError):
+            domain.destroy()
+        raise
+    return domain
 
 
 def _startable(saved: str, journal: Journal, name: str) -> str:
