@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import hypervisor as libvirt_door
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Hypervisor
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, Hypervisor
 
 FOLDER = "/images"
 IMAGE = f"{FOLDER}/db.qcow2"
@@ -131,3 +131,30 @@ def test_where_there_is_no_image_yet_nobody_is_asked() -> None:
     host = Host(Guest(None), files=set())
     Hypervisor(host).make_image(IMAGE, "new")
     assert (host.deleted, host.files) == ([], {"new"})
+
+
+@pytest.mark.parametrize(
+    ("reason", "on_purpose", "away", "unknown"),
+    [
+        (0, True, False, True),
+        (1, True, False, False),
+        (2, True, False, False),
+        (3, False, False, False),
+        (4, True, True, False),
+        (5, True, True, False),
+        (6, False, False, False),
+        (7, True, False, False),
+        (8, False, False, False),
+    ],
+    ids=["unknown", "shut down", "destroyed", "crashed", "migrated", "saved", "failed", "snapshot", "daemon"],
+)
+def test_only_a_qemu_that_broke_says_that_nobody_took_the_vm_away(
+    reason: int, on_purpose: bool, away: bool, unknown: bool
+) -> None:
+    """libvirt's daemon has forgotten why a VM is off when it was restarted."""
+    guest = Guest(None)
+    domain = Domain(guest)
+    guest.state = lambda: [5, reason]  # type: ignore[attr-defined]
+    assert (domain.ended_on_purpose(), domain.went_away(), domain.ended_unseen()) == (on_purpose, away, unknown)
+    guest.state = lambda: [1, reason]  # type: ignore[attr-defined]
+    assert not any((domain.ended_on_purpose(), domain.went_away(), domain.ended_unseen()))

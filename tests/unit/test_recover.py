@@ -299,6 +299,20 @@ def test_a_vm_that_somebody_moved_away_is_not_started_a_second_time(scene: Scene
     assert not scene.defined[0].started
 
 
+def test_a_vm_whose_definition_is_gone_as_well_may_have_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a migration with --undefinesource leaves it."""
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.guests = [Guest(DB, "running")]
+
+    def domain(uuid: str) -> Guest:
+        raise VmError(f"libvirt knows no VM {uuid}")
+
+    monkeypatch.setattr(scene, "domain", domain)
+    journal = scene.recover()
+    assert states(journal) == {"db": "pending", "web": "lost"}
+    assert not journal.vm(WEB)["may_restart"]
+
+
 def test_a_state_that_was_used_is_not_used_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between using up the saved state and letting the guest go on: its QEMU has all there is."""
     scene.arrived()
@@ -685,6 +699,8 @@ def test_a_boot_without_the_jump_loses_ram_and_only_those_start_that_may(
     scene.saved()
     boots_as(monkeypatch, "cold", "root=/dev/vda1")
     scene.defined = [Guest(DB, "shutoff"), Guest(WEB, "shutoff")]
+    for guest in scene.defined:  # libvirt knows no reason then
+        guest.left = True
     recover.recover(scene.config)
     journal = open_journal(scene.config.state_dir)
     assert states(journal) == {"db": "lost", "web": "restarted"}

@@ -42,13 +42,16 @@ class Guest:
 
     def __init__(self, house: House, uuid: str, name: str) -> None:
         self.house, self.uuid, self.name = house, uuid, name
-        self.running, self.deaf, self.broken, self.away = True, False, False, False
+        self.running, self.deaf, self.broken, self.away, self.unseen = True, False, False, False, False
 
     def state(self) -> str:
         return "running" if self.running else "shutoff"
 
     def went_away(self) -> bool:
         return self.away and not self.running
+
+    def ended_unseen(self) -> bool:
+        return self.unseen and not self.running
 
     def shutdown(self) -> None:
         assert self.house.state_of(self.name) == "shutting_down", "on record before it happens"
@@ -98,6 +101,18 @@ def test_one_that_had_left_before_it_was_asked_is_not_started_here(house: House)
     house.guests[GPU].away = True
     recover.close(house.config, house.journal, "aborted", "")
     assert house.started == ["nfs"]
+
+
+def test_one_that_nobody_saw_shut_down_may_have_left_before_libvirts_daemon_was_restarted(house: House) -> None:
+    """Its agent was ended before it went off; what is off by the journal is owed its start, as after every jump."""
+    house.shut_down()
+    house.journal.record("vm_shutting_down", uuid=GPU, asked_at=time.time())
+    house.guests[GPU].unseen = house.guests[NFS].unseen = True
+    recover.close(house.config, house.journal, "aborted", "the agent was killed")
+    assert house.started == ["nfs"]
+    gpu = house.journal.vm(GPU)
+    assert (gpu["state"], gpu["may_restart"]) == ("lost", False)
+    assert "nobody knows why" in gpu["error"]
 
 
 def states(journal: Journal) -> dict[str, str]:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict
 
-from . import deadline, domain, durable, integrity, lanes, monitor, permit, saveimage
+from . import deadline, domain, durable, integrity, kexec, lanes, monitor, permit, saveimage
 from .config import Config
 from .errors import BadInput, HoldfastError, VmError
 from .hypervisor import OFF, Domain, Hypervisor
@@ -197,7 +197,9 @@ def _compare(record: Dict[str, Any], image: Path) -> bool:
 
 def _note_gone(journal: Journal, record: Dict[str, Any], vm: Domain) -> None:
     gone = "neither a QEMU nor a whole saved image is left of it"
-    if record["state"] != "stored" and vm.ended_on_purpose():
+    # In another boot libvirt knows no reason, and none is needed: the old one's end was the VM's.
+    same_boot = kexec.boot_id() == journal.view["boot_id"]["from"]
+    if record["state"] != "stored" and same_boot and vm.ended_on_purpose():
         # It may run elsewhere by now: whatever its policy says, no second one is started here.
         journal.record("vm_lost", uuid=record["uuid"], error=gone, may_restart=False)
     else:

@@ -24,9 +24,11 @@ URI = "qemu:///system"
 RETRY_S = 0.5
 EVENT_LOOP = "libvirt events"
 KEEPALIVE_S, KEEPALIVE_TIMES = 5, 5
-# Why a VM is off (virDomainShutoffReason): it was shut down, destroyed, migrated away, saved.
-ENDED_ON_PURPOSE = (1, 2, 4, 5)
+# Why a VM is off (virDomainShutoffReason). Nobody knows, as of every VM after a restart of the daemon; it was migrated
+# away, or saved; its QEMU crashed, failed, or was ended by a daemon that could not get hold of it again.
+UNKNOWN = 0
 WENT_AWAY = (4, 5)
+BROKE = (3, 6, 8)
 # Why a VM is paused (virDomainPausedReason): it is being migrated, in pre-copy or post-copy, or the latter broke.
 PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED = 2, 11, 12
 ARRIVING = (PAUSED_MIGRATION, PAUSED_POSTCOPY, PAUSED_POSTCOPY_FAILED)
@@ -65,14 +67,19 @@ class Domain:
         return False
 
     def ended_on_purpose(self) -> bool:
-        """Whether it is off, and because somebody wanted it; not when its QEMU crashed, or nobody knows."""
+        """Whether it is off, and not because its QEMU broke: somebody wanted it, or nobody knows."""
         state, reason = self._call("read its state", "state")[:2]
-        return STATES.get(state) == "shutoff" and reason in ENDED_ON_PURPOSE
+        return STATES.get(state) == "shutoff" and reason not in BROKE
 
     def went_away(self) -> bool:
         """Whether it is off because it was moved to another host, or saved; not when nobody knows."""
         state, reason = self._call("read its state", "state")[:2]
         return STATES.get(state) == "shutoff" and reason in WENT_AWAY
+
+    def ended_unseen(self) -> bool:
+        """Whether it is off, and nobody knows why: the host, or libvirt's daemon, was started again since."""
+        state, reason = self._call("read its state", "state")[:2]
+        return STATES.get(state) == "shutoff" and reason == UNKNOWN
 
     def xml(self) -> str:
         """Definition of the running VM, or the stored one when it is off."""

@@ -216,7 +216,7 @@ def _ended_on_purpose(hypervisor: Hypervisor, uuid: str) -> bool:
     try:
         return hypervisor.domain(uuid).ended_on_purpose()
     except VmError:  # its definition is gone as well, and with it the reason
-        return False
+        return True
 
 
 def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:

@@ -23,6 +23,7 @@ from .request import Request
 
 LOOK_S = 0.5
 AWAY = "was saved or moved away by somebody else"
+UNSEEN = "went off, nobody knows why, and may have been moved away"
 # Guests shut down side by side; each is little more than a wait.
 LANES = 16
 
@@ -81,13 +82,13 @@ def _shut_down(hypervisor: Hypervisor, journal: Journal, uuid: str, limit_s: flo
         hint = "see what its guest does; a longer live_update_shutdown_s gives it more time"
         raise VmError(f"VM {domain.name} still runs {limit_s:.0f} s after it was asked to shut down", hint)
     if domain.went_away():
-        _note_away(journal, uuid)
+        _note_away(journal, uuid, AWAY)
         raise VmError(f"VM {domain.name} {AWAY} while it was to shut down", "run the upgrade again")
     journal.record("vm_shut_down", uuid=uuid, moment=time.time())
 
 
-def _note_away(journal: Journal, uuid: str) -> None:
-    journal.record("vm_lost", uuid=uuid, error=f"it {AWAY}; it is not started here by itself", may_restart=False)
+def _note_away(journal: Journal, uuid: str, why: str) -> None:
+    journal.record("vm_lost", uuid=uuid, error=f"it {why}; it is not started here by itself", may_restart=False)
 
 
 def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdown_s: float) -> None:
@@ -100,7 +101,11 @@ def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdow
             journal.warn(f"VM {vm['name']} was asked to shut down, and runs; if it does so later, start it")
             return
         if domain.went_away():
-            _note_away(journal, uuid)
+            _note_away(journal, uuid, AWAY)
+            return
+        # Once it is on record as off, a reason that is forgotten is no news: every jump makes libvirt forget.
+        if vm["state"] == "shutting_down" and domain.ended_unseen():
+            _note_away(journal, uuid, UNSEEN)
             return
         if domain.state() in OFF:
             domain.start()

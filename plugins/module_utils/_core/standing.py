@@ -26,14 +26,17 @@ class Step(Enum):
     RESTORE_ANEW = "a QEMU was started for it and never took its state"
     CONTRADICTION = "it runs although its saved state was never used"
     LOST = "neither a QEMU nor a whole saved state is left of it"
-    LEFT = "somebody else shut it off, saved it or moved it away meanwhile; it is not started here by itself"
+    LEFT = (
+        "somebody else shut it off, saved it or moved it away meanwhile, or nobody knows why it is off; "
+        "it is not started here by itself"
+    )
 
 
 @dataclass(frozen=True)
 class Sighting:
     """One VM: the journal's word for it, libvirt's (empty without a QEMU), a job under way, a whole state file.
 
-    ``left``: libvirt says that its QEMU ended because somebody wanted that.
+    ``left``: its QEMU may have ended because somebody wanted that; libvirt does not say that it broke.
     """
 
     recorded: str
