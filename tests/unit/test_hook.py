@@ -116,6 +116,32 @@ def test_a_vm_that_is_saved_on_disk_may_not_start_afresh(tmp_path: Path, event: 
         starts(config_with(tmp_path, event))
 
 
+@pytest.mark.parametrize(
+    ("event", "words"), [("vm_saved", "is suspended"), ("vm_stored", "was saved to disk"), ("vm_lost", "lost its RAM")]
+)
+def test_nor_may_one_that_was_defined_anew_under_its_name_or_its_uuid(tmp_path: Path, event: str, words: str) -> None:
+    """Its disks are the same ones, and would no longer be those of the RAM that is kept."""
+    config = config_with(tmp_path, event)
+    with pytest.raises(HoldfastError, match=f"VM db {words}"):
+        hook.run(config, "prepare", "begin", XML.replace(UUID, UUID[::-1]))
+    renamed = XML.replace("<name>db<", "<name>db2<")
+    with pytest.raises(HoldfastError, match=f"VM db {words}") as forbidden:
+        hook.run(config, "prepare", "begin", renamed)
+    assert "give-up" not in forbidden.value.hint or forbidden.value.hint.endswith("give-up -- db")
+    hook.run(config, "prepare", "begin", renamed.replace(UUID, UUID[::-1]))
+
+
+def test_one_that_is_at_home_again_frees_no_other_of_its_name(tmp_path: Path) -> None:
+    current = open_journal(tmp_path)
+    vms = [{"name": name, "uuid": uuid, "priority": 50} for name, uuid in (("db", UUID[::-1]), ("web", UUID))]
+    kernel = {"from": "6.12", "to": "7.2"}
+    current.record("begin", generation="g-1", host="hv1", kernel=kernel, qemu="10", boot_id="old", vms=vms)
+    for event, uuid in (("vm_saved", UUID[::-1]), ("vm_resumed", UUID)):
+        current.record(event, uuid=uuid)
+    with pytest.raises(HoldfastError, match="VM db is suspended in the pool"):
+        starts(Config(PoolConfig("fsdax", tmp_path / "pool", ()), tmp_path))
+
+
 class Unmounted:
     """A pool that no file system is mounted for."""
 

@@ -8,7 +8,7 @@ libvirt waits for the hook and takes a failure as a veto. The hook must not call
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO, Mapping
 
 from . import cmdline, kexec, permit
 from .config import Config
@@ -54,16 +54,23 @@ def _forbid_second_life(config: Config, vm: VmFacts) -> None:
     if journal.state in LEAVING and kexec.boot_id() in journal.view["boot_id"].values():
         found = f"VM {vm.name} cannot start: the host is about to jump into another kernel, by {journal.generation}"
         raise HoldfastError(found, "it would be lost in the jump; start it, or move it here, when that is over")
-    entry = next((entry for entry in journal.vms if entry["uuid"] == vm.uuid), {"state": ""})
-    if entry["state"] in STORED:
-        found = f"VM {vm.name} was saved to disk with its RAM by generation {journal.generation}"
+    for entry in journal.vms:
+        # One that was defined anew, under the same name or with the same uuid, has the same disks.
+        if entry["uuid"] == vm.uuid or entry["name"] == vm.name:
+            _refuse_while_it_waits(journal.generation, entry)
+
+
+def _refuse_while_it_waits(generation: str, entry: Mapping[str, Any]) -> None:
+    name, state = entry["name"], entry["state"]
+    if state in STORED:
+        found = f"VM {name} was saved to disk with its RAM by generation {generation}"
         raise HoldfastError(found, "it must not be started from its disk; holdfast-agent recover brings it back")
-    if entry["state"] in OPEN:
-        found = f"VM {vm.name} is suspended in the pool by generation {journal.generation}"
+    if state in OPEN:
+        found = f"VM {name} is suspended in the pool by generation {generation}"
         raise HoldfastError(found, "it must not be started from its disk; see holdfast-agent status")
-    if entry["state"] == "lost" and not entry.get("may_restart"):
-        found = f"VM {vm.name} lost its RAM in generation {journal.generation}, and its policy forbids a fresh start"
-        remedy = f"holdfast-agent give-up -- {argument(vm.name)}"
+    if state == "lost" and not entry.get("may_restart"):
+        found = f"VM {name} lost its RAM in generation {generation}, and its policy forbids a fresh start"
+        remedy = f"holdfast-agent give-up -- {argument(name)}"
         raise HoldfastError(found, f"to start it from its disk all the same: {remedy}")
 
 
