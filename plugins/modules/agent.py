@@ -16,6 +16,8 @@ description:
     host, nothing else.
   - Installs the systemd units that attach the pool and restore the VMs at boot, enables them, and installs libvirt's
     hook in C(/etc/libvirt/hooks/qemu.d). Starts nothing.
+  - Waits until no agent is at work on the host. While a live update is in flight, or a VM of one waits, the agent is
+    neither replaced by another version nor removed; one that is missing or damaged is put right.
   - Removal stops the units, which unmounts the pool; that fails while a VM has its RAM in it.
 author:
   - holdfast contributors (@holdfast-kvm)
@@ -60,13 +62,21 @@ libvirt_changed:
 """
 
 import os
+from contextlib import nullcontext
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.holdfast.kvm.plugins.module_utils import _core as core
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import agent as program
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import durable, installation, packing
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import config as configuration
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    durable,
+    installation,
+    packing,
+    reservation,
+    turn,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.installation import HostFile
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
@@ -82,35 +92,60 @@ def agent_is_current(sources: Dict[str, bytes]) -> bool:
     return path.exists() and path.stat().st_mode & 0o7777 == MODE and packing.is_current(path.read_bytes(), sources)
 
 
+def check_version(version: str) -> None:
+    """Raise Refused when this would put another version in the place of one whose generation is in flight.
+
+    An agent imports from its file for as long as it runs, and the next one reads what it wrote. A host whose agent is
+    missing or damaged brings nobody back, and may have any.
+    """
+    if packing.packed_version(str(packing.PATH)) not in ("", version):
+        check_in_flight()
+
+
+def check_in_flight() -> None:
+    """Raise Refused while a generation is in flight here, or a VM of one waits."""
+    reservation.check_in_flight(configuration.load().state_dir)
+
+
 def present(module: AnsibleModule) -> Dict[str, Any]:
     """Install what is not as it shall be. Raises HoldfastError."""
     sources = packing.core_sources(core)
+    version = packing.version_of(sources)
     stale = [file for file in installation.FILES if not file.is_current]
     pack_again = not agent_is_current(sources)
-    diff = differences(packing.version_of(sources), {file: file.text for file in stale})
-    if pack_again and not module.check_mode:
-        packing.PATH.parent.mkdir(parents=True, exist_ok=True)
-        durable.write_bytes(packing.PATH, packing.pack(sources), mode=MODE)
+    diff = differences(version, {file: file.text for file in stale})
     put_again = bool(stale) or not installation.enabled()
     hook_is_new = any(file.text == installation.HOOK_SCRIPT and not os.access(file.path, os.X_OK) for file in stale)
-    if put_again and not module.check_mode:
-        installation.put(stale)
+    check_version(version)
+    if not module.check_mode:
+        with turn.taken() if pack_again or put_again else nullcontext():
+            # Once more: a live update may have begun since, and none begins from here on.
+            check_version(version)
+            if pack_again:
+                packing.PATH.parent.mkdir(parents=True, exist_ok=True)
+                durable.write_bytes(packing.PATH, packing.pack(sources), mode=MODE)
+            if put_again:
+                installation.put(stale)
     return {
         "changed": pack_again or put_again,
-        "version": packing.version_of(sources),
+        "version": version,
         "diff": diff,
         "libvirt_changed": hook_is_new,
     }
 
 
 def absent(module: AnsibleModule) -> Dict[str, Any]:
-    """Remove what is there. Raises CommandFailed while the pool is in use."""
+    """Remove what is there. Raises Refused, or CommandFailed while the pool is in use."""
     there = [file for file in installation.FILES if file.path.exists()]
     changed = bool(there) or packing.PATH.exists()
     diff = differences("", dict.fromkeys(there, ""))
+    if changed:
+        check_in_flight()
     if changed and not module.check_mode:
-        installation.take_away(there)
-        packing.PATH.unlink(missing_ok=True)
+        with turn.taken():
+            check_in_flight()
+            installation.take_away(there)
+            packing.PATH.unlink(missing_ok=True)
     return {"changed": changed, "version": "", "diff": diff, "libvirt_changed": False}
 
 

@@ -352,7 +352,7 @@ def test_the_configuration_reads_what_it_wrote(tmp_path: Path) -> None:
 
 class TestAgent:
     @pytest.fixture
-    def installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    def installed(self, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         commands: list[list[str]] = []
         units = tmp_path / "system"
 
@@ -401,6 +401,54 @@ class TestAgent:
         assert run(agent, check=True)["changed"]
         assert run(agent)["changed"]
         assert not run(agent)["changed"]
+
+    @pytest.mark.parametrize("change", [{}, {"state": "absent"}])
+    def test_the_agent_of_a_generation_in_flight_stays(
+        self, installed: list[list[str]], host: Host, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+    ) -> None:
+        """One that is at work takes its code from this very file; one that comes later has to read its journal."""
+        run(agent)
+        host.begin("suspending", "vm_saved", "failed")
+        monkeypatch.setattr(packing, "core_sources", lambda _core: {"agent.py": b"def main(): return 0\n"})
+        before = packing.PATH.read_bytes()
+        for check in (True, False):
+            refused = run(agent, check=check, **change)
+            assert refused["refused"]
+            assert "db1 (suspended)" in refused["msg"]
+        assert packing.PATH.read_bytes() == before
+        host.happens("vm_given_up")
+        assert run(agent, **change)["changed"]
+
+    def test_an_agent_that_is_missing_or_spoiled_is_put_right_for_vms_that_wait(
+        self, installed: list[list[str]], host: Host, tmp_path: Path
+    ) -> None:
+        run(agent)
+        host.begin("suspending", "vm_saved", "failed")
+        assert not run(agent)["changed"]
+        packing.PATH.write_text("#!/bin/sh\n")
+        assert run(agent)["changed"]
+        packing.PATH.unlink()
+        (tmp_path / "libvirt/hooks/qemu.d/holdfast").unlink()
+        assert run(agent)["changed"]
+
+    @pytest.mark.parametrize("change", [{}, {"state": "absent"}])
+    def test_an_agent_at_work_is_waited_for(
+        self, installed: list[list[str]], host: Host, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+    ) -> None:
+        """One that was before us has begun a generation by the time that it is our turn."""
+        run(agent)
+        monkeypatch.setattr(packing, "core_sources", lambda _core: {"agent.py": b"def main(): return 0\n"})
+        before = packing.PATH.read_bytes()
+
+        @contextlib.contextmanager
+        def taken() -> Iterator[None]:
+            host.begin()
+            yield
+
+        monkeypatch.setattr(turn, "taken", taken)
+        assert run(agent, check=True, **change)["changed"]
+        assert "g-1 is staged" in run(agent, **change)["msg"]
+        assert packing.PATH.read_bytes() == before
 
     def test_libvirts_daemon_has_to_look_for_a_hook_that_it_cannot_know(
         self, installed: list[list[str]], tmp_path: Path

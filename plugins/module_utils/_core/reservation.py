@@ -134,7 +134,8 @@ def check_in_flight(state_dir: Path) -> None:
     give_up = f"; or give up what is kept: holdfast-agent give-up -- {left}" if left else ""
     raise Refused(
         f"generation {journal.generation} is {journal.state} on this host{f', with {named}' if named else ''}: "
-        "until it is over, the pool, the boot loader and the journal stay as they are, and nothing reboots the host",
+        "until it is over, the agent, the pool, the boot loader and the journal stay as they are, and nothing reboots "
+        "the host",
         f"finish it, or take it back: holdfast recover{give_up}",
     )
 
