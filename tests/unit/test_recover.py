@@ -625,6 +625,65 @@ def test_what_had_come_back_is_not_started_by_us_after_another_boot(
     assert "may have been moved away" in web["error"]
 
 
+@pytest.fixture
+def guarded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """After the jump, with the old kernel loaded as crash kernel."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    monkeypatch.setattr(guard, "forget", lambda _state_dir: scene.deeds.append("no kernel takes over"))
+    return scene
+
+
+def test_no_kernel_takes_over_once_no_vm_would_come_back_in_it(guarded: Scene) -> None:
+    """A panic weeks later is none of ours, however long a VM waits for a person's word."""
+    guarded.journal.record("vm_lost", uuid=WEB, error="its QEMU died", may_restart=False)
+    guarded.recover()
+    assert (open_journal(guarded.config.state_dir).state, guarded.deeds[-1]) == ("failed", "no kernel takes over")
+
+
+def test_the_old_kernel_stays_loaded_for_vms_that_wait_in_the_pool(guarded: Scene) -> None:
+    guarded.journal.record("vm_lost", uuid=DB, error="its QEMU died", may_restart=False)
+    guarded.unrestorable = {WEB}
+    requests.write(guarded.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=0))
+    with pytest.raises(HoldfastError, match="QEMU refuses its state"):
+        guarded.recover()
+    assert "no kernel takes over" not in guarded.deeds
+    assert recover.give_up(guarded.config, ["web"]).endswith("waiting: db (lost)")
+    assert guarded.deeds[-1] == "no kernel takes over"
+
+
+def test_vms_that_are_owed_a_start_need_no_crash_kernel(guarded: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no RAM to spare for them; after a reset they start."""
+    guarded.journal.record("vm_shut_down", uuid=WEB)
+    monkeypatch.setattr(recover.restarts, "start", lambda *_arguments: None)
+    with pytest.raises(HoldfastError, match="not brought back: web: shut_down"):
+        guarded.recover()
+    assert guarded.deeds[-1] == "no kernel takes over"
+
+
+def test_a_kernel_that_dies_after_the_end_takes_no_vm_from_its_owner(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One waits in the pool and comes back in the crash kernel; what had come back was its owner's by then."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.unrestorable = {WEB}
+    with pytest.raises(HoldfastError):
+        scene.recover()
+    boots_as(monkeypatch, "weeks later", f"root=/dev/vda1 holdfast.generation={GENERATION} elfcorehdr=0x1")
+
+    def refused(*_arguments: Any) -> None:
+        raise HoldfastError("no device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(scene, "attach", refused)
+        with pytest.raises(HoldfastError, match="no device"):
+            attach.attach(scene.config)
+    scene.unrestorable = set()
+    journal = scene.recover()
+    assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
+
+
 def test_a_kernel_that_somebody_else_jumped_into_before_any_pause_has_kept_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -106,14 +106,16 @@ def check_arrival(pool: Pool, journal: Journal) -> None:
 def _arrive(config: Config, pool: Pool, journal: Journal) -> None:
     journal.record("phase_end", name="boot")
     arrival = {"boot_id": kexec.boot_id(), "kernel": kexec.running_release()}
+    # Before the arrival is on record, while the journal says whether the generation was over. An attach that is tried
+    # again arrives in the same boot, in which no more was lost.
+    if journal.view["boot_id"]["to"] != arrival["boot_id"]:
+        _note_lost(journal, "its kernel ended while it was not suspended", but=(*HELD, *_spared(journal)))
     if is_crash_kernel(kexec.running_cmdline()):
         journal.record("arrived", **arrival, crashed=True, reason=_why_it_died(journal))
         journal.warn(LITTLE_MEMORY)
     else:
         journal.record("arrived", **arrival)
         _guard(config, journal)
-    spared = (*HELD, *OWED, "lost", "restarted", "given_up")
-    _note_lost(journal, "its kernel ended while it was not suspended", but=spared)
     with journal.phase("attach"):
         pool.attach(Content.TRUSTED)
         check_owner(pool, journal)
@@ -146,17 +148,21 @@ def _why_it_died(journal: Journal) -> str:
 
 
 def report_lost(journal: Journal) -> None:
-    """Power loss or a firmware reset in the middle: RAM is gone, and every VM that was in it is named.
-
-    After the end of the generation it is no business of ours what became of the VMs that had come back.
-    """
-    spared: Tuple[str, ...] = (*OWED, "lost", "restarted", "given_up")
-    if journal.state in TERMINAL:
-        spared += ("resumed", "started", "pending")
-    else:
+    """Power loss or a firmware reset in the middle: RAM is gone, and every VM that was in it is named."""
+    spared = _spared(journal)
+    if journal.state not in TERMINAL:
         reason = "the host booted in another way than by the jump: the contents of its RAM are gone"
         journal.record("failed", reason=reason)
     _note_lost(journal, "its RAM was lost: the host booted without the jump", but=spared)
+
+
+def _spared(journal: Journal) -> Tuple[str, ...]:
+    """States of VMs from which the end of a kernel takes nothing, or nothing that is ours to tell.
+
+    After the end of the generation it is no business of ours what became of the VMs that had come back.
+    """
+    over = FREE if journal.state in TERMINAL else ()
+    return (*OWED, "lost", "restarted", "given_up", *over)
 
 
 def _note_lost(journal: Journal, error: str, but: Tuple[str, ...]) -> None:

@@ -6,8 +6,8 @@
 The old kernel is loaded into the new one as its crash kernel, and a timer turns a hang into a panic. Both are set up
 from a file that was written before the jump, in the initramfs, or later by the pool's unit where that did not work.
 
-The timer ends before the first VM is resumed. The crash kernel stays until the generation is closed: VMs that are
-still suspended then would come back in it, and the journal sees to it that no other does.
+The timer ends before the first VM is resumed. The crash kernel stays until the generation is closed and no VM waits in
+the pool: those that are still suspended then would come back in it, and the journal sees to it that no other does.
 """
 
 from __future__ import annotations

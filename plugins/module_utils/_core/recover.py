@@ -134,13 +134,22 @@ def give_up(config: Config, names: List[str]) -> str:
 
 def settle(config: Config, journal: Journal) -> str:
     """Close a finished generation if nothing of it waits for anybody; returns how it stands, a sentence."""
+    _forget_guard(config, journal)
     if journal.is_settled:
-        guard.forget(config.state_dir)
         requests.remove(config.state_dir)
         journal.archive()
     waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in LEFT_OVER]
     left = f"; waiting: {', '.join(waiting)}" if waiting else ""
     return f"generation {journal.generation} {journal.state}{left}"
+
+
+def _forget_guard(config: Config, journal: Journal) -> None:
+    """Once the generation is over, a kernel takes over only for VMs that would come back in it.
+
+    One that is lost, or owed a start, may wait for weeks, and any other panic is none of ours.
+    """
+    if journal.state in TERMINAL and not journal.holds_suspended:
+        guard.forget(config.state_dir)
 
 
 def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:
@@ -290,6 +299,8 @@ def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
         journal.record("failed", reason=told)
         # Those whose RAM is gone do not wait for the ones that are left.
         _restart_lost(journal)
+        with suppress(HoldfastError):  # tried again when the generation is settled
+            _forget_guard(config, journal)
         raise HoldfastError(told, "their RAM and state are kept: mend the cause, then run holdfast-agent recover")
     lost = [vm["name"] for vm in journal.vms if vm["state"] == "lost"]
     versions = sorted({vm.get("qemu", "") for vm in journal.vms})
