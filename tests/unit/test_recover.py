@@ -275,6 +275,25 @@ def test_a_vm_that_was_saved_but_not_on_record_is_restored_from_that(scene: Scen
     assert (journal.state, states(journal)) == ("aborted", {"db": "pending", "web": "resumed"})
 
 
+@pytest.mark.parametrize("asked", ["", "sampled", "full"])
+def test_what_is_put_on_record_later_is_proven_as_the_operator_asked(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    found: list[str] = []
+
+    def evidence(_pool: Any, _uuid: str, _name: str, coverage: str) -> dict[str, int]:
+        found.append(coverage)
+        return {"state_bytes": 1}
+
+    monkeypatch.setattr(suspend, "_evidence", evidence)
+    if asked:
+        requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", verify_ram=asked))
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.guests, scene.whole = [Guest(DB, "running")], {WEB}
+    scene.recover()
+    assert found == [asked or "sampled"]
+
+
 def test_a_vm_whose_qemu_died_is_lost_by_name_and_the_others_go_on(scene: Scene) -> None:
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
     scene.journal.record("vm_paused", uuid=DB, was_paused=False)

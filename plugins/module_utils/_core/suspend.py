@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Dict
 
 from . import durable, integrity, monitor, saveimage
-from .errors import VmError
+from . import request as requests
+from .errors import HoldfastError, VmError
 from .hypervisor import Hypervisor
 from .journal import Journal
 from .pool import Pool
@@ -53,9 +54,15 @@ def note_saved(pool: Pool, journal: Journal, record: Dict[str, Any]) -> None:
     """
     uuid = record["uuid"]
     ram_bytes = sum(ram.stat().st_size for ram in pool.ram_of(uuid))
-    journal.record(
-        "vm_saved", uuid=uuid, ram_bytes=ram_bytes, **_evidence(pool, uuid, record["name"], integrity.SAMPLED)
-    )
+    journal.record("vm_saved", uuid=uuid, ram_bytes=ram_bytes, **_evidence(pool, uuid, record["name"], _asked(journal)))
+
+
+def _asked(journal: Journal) -> str:
+    """How much of the RAM the operator wants compared; a sample when the request, beside the journal, is gone."""
+    try:
+        return requests.read(journal.path.parent).verify_ram
+    except HoldfastError:
+        return integrity.SAMPLED
 
 
 def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
