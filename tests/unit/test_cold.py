@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gzip
 import struct
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from owed import DB, Host
@@ -36,7 +38,7 @@ WANTED = Request(
     GENERATION,
     "7.2",
     (
-        VmRequest("old", OLD, priority=20, treatment="cold"),
+        VmRequest("old", OLD, priority=20, treatment="cold", may_restart=True),
         VmRequest("big", BIG, priority=80, treatment="cold"),
         VmRequest("db", DB),
     ),
@@ -60,6 +62,10 @@ class Guest:
     @property
     def image(self) -> Path:
         return cold.image_of(self.house.config, self.uuid)
+
+    @property
+    def id(self) -> int:
+        return 7 if self.state_now in ("running", "paused") else -1
 
     def state(self) -> str:
         return self.state_now
@@ -88,6 +94,8 @@ class Guest:
         assert self.state_now == "paused"
         assert not self.image.exists(), "a power cut might bring it back"
         assert self.house.synced
+        if self.refused == "resume":
+            raise VmError(f"VM {self.name}: cannot resume it: a backup has its disk locked")
         self.state_now = "running"
 
     def destroy(self) -> None:
@@ -101,6 +109,9 @@ class Guest:
 
     def ended_on_purpose(self) -> bool:
         return self.on_purpose
+
+    def start(self) -> None:
+        raise AssertionError("nobody asked for a fresh start")
 
 
 class House(Host[Guest]):
@@ -129,6 +140,9 @@ class House(Host[Guest]):
             raise VmError(f"VM {guest.name}: QEMU refuses its state")
         assert image.read_bytes()[offset:] == guest.name.encode() * 4096
 
+    def running(self) -> list[Guest]:
+        return [guest for guest in self.guests.values() if guest.id >= 0]
+
     def store(self) -> None:
         cold.store(self.config, self, self.journal, WANTED)  # type: ignore[arg-type]
 
@@ -149,6 +163,25 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     monkeypatch.setattr(monitor, "ram_stays_in_place", lambda _domain: False)
     monkeypatch.setattr(monitor, "load_state", house.load_state)
     house.connected(monkeypatch)
+    return house
+
+
+@pytest.fixture
+def recovered(house: House, monkeypatch: pytest.MonkeyPatch) -> House:
+    """The same, where the unit looks after it: in the boot that it began in."""
+
+    @contextmanager
+    def connect() -> Iterator[House]:
+        yield house
+
+    pool = SimpleNamespace(
+        attach=lambda _content: None, release=lambda _uuid: None, vault_of=lambda uuid: house.config.state_dir / uuid
+    )
+    monkeypatch.setattr(recover, "open_pool", lambda _config: pool)
+    monkeypatch.setattr(recover, "connect_patiently", connect)
+    monkeypatch.setattr(monitor, "copy_ram_again", lambda _domain: None)
+    monkeypatch.setattr(kexec, "unload", lambda: None)
+    monkeypatch.setattr(kexec, "boot_id", lambda: "old")
     return house
 
 
@@ -201,10 +234,14 @@ def test_a_save_that_outlived_its_agent_is_cancelled(house: House) -> None:
     assert house.guests[OLD].starts == []
 
 
-def test_a_save_that_was_over_when_its_agent_was_killed_is_loaded(house: House) -> None:
+def killed_before_it_was_on_record(house: House) -> None:
     house.journal.record("vm_storing", uuid=OLD, was_paused=False)
     house.guests[OLD].image.parent.mkdir()
     house.guests[OLD].save(str(house.guests[OLD].image))
+
+
+def test_a_save_that_was_over_when_its_agent_was_killed_is_loaded(house: House) -> None:
+    killed_before_it_was_on_record(house)
     recover.close(house.config, house.journal, "aborted", "the agent was killed")
     assert house.states() == ["resumed", "pending", "pending"]
     assert latest(house.config.state_dir).vms[0]["ram_verified"] is False
@@ -243,6 +280,58 @@ def test_one_whose_agent_was_killed_right_before_it_ran_goes_on_in_its_qemu(hous
     house.journal.record("vm_resuming", uuid=OLD)
     seen = Sighting(house.state_of("old"), "paused")
     assert step_for(seen) is Step.GO_ON
+
+
+@pytest.mark.parametrize("saved", [House.store, killed_before_it_was_on_record])
+@pytest.mark.parametrize("boot", ["old", "after a power cut"])
+def test_one_that_cannot_go_on_yet_does_so_later_in_the_qemu_that_has_its_ram(
+    recovered: House, monkeypatch: pytest.MonkeyPatch, saved: Callable[[House], None], boot: str
+) -> None:
+    """Its image is used and gone: that QEMU is all there is of it."""
+    saved(recovered)
+    monkeypatch.setattr(kexec, "boot_id", lambda: boot)
+    guest = recovered.guests[OLD]
+    guest.refused = "resume"
+    with suppress(HoldfastError):
+        recover.recover(recovered.config)
+    found = open_journal(recovered.config.state_dir).vm(OLD)
+    assert (found["state"], guest.state_now) == ("resuming", "paused")
+    assert "a backup has its disk locked" in found["error"]
+    guest.refused = ""
+    recover.recover(recovered.config)
+    assert (recovered.states()[0], guest.state_now, len(guest.starts)) == ("resumed", "running", 1)
+
+
+def test_one_that_went_on_and_was_moved_away_is_not_started_here(
+    recovered: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its policy would let it start afresh. Only that it went on was not put on record."""
+    recovered.store()
+    guest = recovered.guests[OLD]
+
+    def busy(_domain: Guest) -> str:
+        raise VmError("VM old: QEMU does not take query-version: it is busy")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(monitor, "qemu_version", busy)
+        with pytest.raises(HoldfastError, match="it is busy"):
+            recover.recover(recovered.config)
+    guest.state_now, guest.on_purpose = "shutoff", True
+    recover.recover(recovered.config)
+    found = open_journal(recovered.config.state_dir).vm(OLD)
+    assert (found["state"], found["may_restart"]) == ("lost", False)
+
+
+def test_a_save_that_was_cancelled_stays_none_when_its_vm_cannot_go_on_yet(recovered: House) -> None:
+    recovered.journal.record("vm_storing", uuid=OLD, was_paused=False)
+    guest = recovered.guests[OLD]
+    guest.state_now, guest.refused, recovered.synced = "paused", "resume", True
+    with pytest.raises(HoldfastError, match="a backup has its disk locked"):
+        recover.recover(recovered.config)
+    assert recovered.states()[0] == "storing"
+    guest.refused = ""
+    recover.recover(recovered.config)
+    assert (recovered.states()[0], guest.state_now, guest.starts) == ("resumed", "running", [])
 
 
 def test_a_state_that_qemu_refuses_is_kept_and_tried_again(house: House) -> None:
@@ -318,7 +407,6 @@ def test_half_an_image_is_not_restored_and_nothing_is_started(
     Another boot has ended it itself, and libvirt knows no reason there.
     """
     monkeypatch.setattr(kexec, "boot_id", lambda: boot)
-    house.journal.vm(OLD)["may_restart"] = True
     house.journal.record("vm_storing", uuid=OLD, was_paused=False)
     guest = house.guests[OLD]
     guest.state_now, guest.on_purpose = "shutoff", on_purpose

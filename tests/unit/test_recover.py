@@ -787,6 +787,20 @@ def test_a_boot_without_the_jump_loses_ram_and_only_those_start_that_may(
     assert open_journal(scene.config.state_dir).state == "none"
 
 
+def test_one_that_was_about_to_go_on_when_the_power_went_is_lost_as_well(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where somebody was to see to another one by then."""
+    scene.arrived()
+    scene.journal.record("restoring")
+    scene.journal.record("vm_resuming", uuid=WEB)
+    scene.journal.record("failed", reason="db: QEMU refuses its state")
+    boots_as(monkeypatch, "cold", "root=/dev/vda1")
+    scene.defined = [Guest(DB, "shutoff"), Guest(WEB, "shutoff")]
+    recover.recover(scene.config)
+    assert states(open_journal(scene.config.state_dir)) == {"db": "lost", "web": "restarted"}
+
+
 def test_a_vm_that_may_restart_does_so_also_where_another_one_is_left_behind(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,7 +150,10 @@ def _why_it_died(journal: Journal) -> str:
 def report_lost(journal: Journal) -> None:
     """Power loss or a firmware reset in the middle: RAM is gone, and every VM that was in it is named."""
     spared = _spared(journal)
-    if journal.state not in TERMINAL:
+    if journal.state in TERMINAL:
+        # It may have come from its disk in this very boot; recover looks at libvirt for it.
+        spared += ("resuming",)
+    else:
         reason = "the host booted in another way than by the jump: the contents of its RAM are gone"
         journal.record("failed", reason=reason)
     _note_lost(journal, "its RAM was lost: the host booted without the jump", but=spared)

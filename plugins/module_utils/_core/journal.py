@@ -49,8 +49,8 @@ TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
 }
 # In these, until the jump, nothing may begin to run on the host: by a person, by autostart or by a live migration.
 LEAVING = ("suspending", "suspended", "jumping", "falling_back")
-# What an event does to the one VM it names.
-VM_STATES = {
+# What an event does to the one VM it names (None: it stays as it is).
+VM_STATES: Mapping[str, Optional[str]] = {
     "vm_paused": "paused",
     "vm_saved": "suspended",
     "vm_verified": "suspended",
@@ -68,7 +68,8 @@ VM_STATES = {
     "vm_storing": "storing",
     "vm_stored": "stored",
     "vm_loading": "stored",
-    "vm_not_loaded": "stored",
+    # Its image may be used by then, or never have been whole.
+    "vm_not_loaded": None,
 }
 # RAM of a VM in one of these states exists only in the pool.
 HELD = ("suspended", "failed")
@@ -289,7 +290,7 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def _fold_vm(vm: Dict[str, Any], entry: Mapping[str, Any]) -> None:
-    vm["state"] = VM_STATES[entry["event"]]
+    vm["state"] = VM_STATES[entry["event"]] or vm["state"]
     stamp = {"vm_paused": "paused_at", "vm_saved": "saved_at", "vm_verified": "restore_started_at"}
     stamp.update({"vm_resumed": "resumed_at", "vm_shut_down": "shut_down_at", "vm_started": "started_at"})
     stamp.update({"vm_storing": "paused_at", "vm_stored": "saved_at", "vm_loading": "restore_started_at"})

@@ -83,9 +83,19 @@ def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
     attach.disarm(journal)
     attach.report_lost(journal)
     pool.attach(Content.FRESH)
+    _go_on_from_disk(pool, journal)
     _restart_lost(journal)
     restarts.start(config, journal, _wanted(config, journal))
     return settle(config, journal)
+
+
+def _go_on_from_disk(pool: Pool, journal: Journal) -> None:
+    """Those that were loaded from disk in this boot, and could not go on or not be noted: their QEMU has their RAM."""
+    resuming = [vm for vm in journal.vms if vm["state"] == "resuming"]
+    if resuming:
+        with connect_patiently() as hypervisor:
+            for vm in resuming:
+                _catch_up(hypervisor, pool, journal, vm)
 
 
 def _restart_lost(journal: Journal) -> None:
