@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from owed import DB, Host
@@ -28,7 +29,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     saveimage,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import latest, open_journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import Journal, latest, open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import Request, VmRequest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.standing import Sighting, Step, step_for
 
@@ -50,12 +51,15 @@ XML = "<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='Mi
 
 
 class Guest:
-    """A domain that libvirt saves and starts; ``refused``: what is not done, or definitions with this text."""
+    """A domain that libvirt saves and starts; ``refused``: what is not done, or definitions with this text.
+
+    ``waits``: for its state; ``let_go_on``: by somebody else, as soon as it has that.
+    """
 
     def __init__(self, house: House, uuid: str, name: str) -> None:
         self.house, self.uuid, self.name = house, uuid, name
         self.state_now, self.busy, self.refused, self.on_purpose = "running", False, "", False
-        self.compressed = False
+        self.compressed = self.waits = self.let_go_on = False
         self.stored = XML.format(name=name, uuid=uuid)
         self.starts: list[str] = []
 
@@ -128,7 +132,7 @@ class House(Host[Guest]):
         guest.starts.append(xml)
         if guest.refused and guest.refused in xml:
             raise VmError(f"VM {name}: cannot be started for its restore: no room")
-        guest.state_now = "paused"
+        guest.state_now, guest.waits = "paused", True
         return guest
 
     def states(self) -> list[str]:
@@ -139,6 +143,8 @@ class House(Host[Guest]):
         if guest.refused == "state":
             raise VmError(f"VM {guest.name}: QEMU refuses its state")
         assert image.read_bytes()[offset:] == guest.name.encode() * 4096
+        guest.waits = False
+        guest.state_now = "running" if guest.let_go_on else "paused"
 
     def running(self) -> list[Guest]:
         return [guest for guest in self.guests.values() if guest.id >= 0]
@@ -162,6 +168,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     monkeypatch.setattr(deadline, "enforced", lambda _limit_s: nullcontext())
     monkeypatch.setattr(monitor, "ram_stays_in_place", lambda _domain: False)
     monkeypatch.setattr(monitor, "load_state", house.load_state)
+    monkeypatch.setattr(monitor, "waits_for_state", lambda guest: guest.waits)
     house.connected(monkeypatch)
     return house
 
@@ -269,9 +276,57 @@ def test_one_that_runs_has_used_its_image_whoever_let_it_go_on(house: House) -> 
 
 def test_a_qemu_that_never_took_its_image_is_ended_and_the_image_is_restored(house: House) -> None:
     house.store()
-    house.guests[OLD].state_now = "paused"
+    house.guests[OLD].state_now, house.guests[OLD].waits = "paused", True
     house.load(OLD)
     assert (house.guests[OLD].state_now, len(house.guests[OLD].starts)) == ("running", 1)
+
+
+def test_a_qemu_that_took_its_image_is_never_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have run: somebody else let it go on, and then it was paused again, by a full disk for example."""
+    house.store()
+    house.guests[OLD].state_now = "paused"
+    monkeypatch.setattr(house.guests[OLD], "destroy", lambda: pytest.fail("its RAM is newer than its image"))
+    house.load(OLD)
+    assert (house.guests[OLD].state_now, house.guests[OLD].starts) == ("running", [])
+    assert (house.state_of("old"), house.guests[OLD].image.exists()) == ("resumed", False)
+
+
+@pytest.fixture
+def full(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """There is no room to put on record that an image is used."""
+    record = Journal.record
+
+    def without_room(journal: Journal, event: str, **fields: Any) -> None:
+        if event == "vm_resuming":
+            raise HoldfastError("cannot write journal.jsonl: No space left on device")
+        record(journal, event, **fields)
+
+    house.store()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Journal, "record", without_room)
+        yield meanwhile
+
+
+def test_one_whose_image_cannot_be_noted_as_used_does_not_stand_there_for_anybody_to_resume(
+    house: House, full: pytest.MonkeyPatch
+) -> None:
+    """Once its guest had run, its image would be restored a second time after the next boot."""
+    guest = house.guests[OLD]
+    with pytest.raises(HoldfastError, match="No space left"):
+        house.load(OLD)
+    assert (house.state_of("old"), guest.state_now, guest.image.exists()) == ("stored", "shutoff", True)
+    full.undo()
+    house.load(OLD)
+    assert (house.state_of("old"), guest.state_now, len(guest.starts)) == ("resumed", "running", 2)
+
+
+@pytest.mark.usefixtures("full")
+def test_of_one_that_runs_the_image_is_deleted_also_when_that_cannot_be_noted(house: House) -> None:
+    guest = house.guests[OLD]
+    guest.let_go_on = True
+    with pytest.raises(HoldfastError, match="No space left"):
+        house.load(OLD)
+    assert (guest.state_now, guest.image.exists(), house.synced) == ("running", False, True)
 
 
 def test_one_whose_agent_was_killed_right_before_it_ran_goes_on_in_its_qemu(house: House) -> None:

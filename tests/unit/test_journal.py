@@ -92,6 +92,23 @@ def test_recording_goes_on_after_a_line_that_a_full_disk_cut_off(
     assert open_journal(tmp_path).state == "jumping"
 
 
+def test_a_line_that_was_written_but_not_synced_counts_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever recorded it was told so, and did not act upon it."""
+    journal = suspended(tmp_path)
+    append = durable.append_line
+
+    def unsynced(path: Path, line: str) -> None:
+        append(path, line)
+        raise HoldfastError("cannot write: Input/output error")
+
+    monkeypatch.setattr(durable, "append_line", unsynced)
+    with pytest.raises(HoldfastError, match="Input/output"):
+        journal.record("jumping")
+    assert (journal.state, open_journal(tmp_path).state) == ("suspended", "suspended")
+
+
 def test_a_damaged_line_makes_the_journal_unreadable_and_the_pool_untouchable(tmp_path: Path) -> None:
     journal = suspended(tmp_path)
     journal.path.write_bytes(journal.path.read_bytes().replace(b"vm_paused", b"vm_pausex"))

@@ -307,6 +307,11 @@ def test_a_state_that_qemu_cannot_take_is_refused_in_its_own_words(qemu: dict[st
         monitor.load_state(FakeDomain(), Path("state"), 0, 10.0)  # type: ignore[arg-type]
 
 
+def test_a_qemu_waits_for_its_state_until_it_has_all_of_it(qemu: dict[str, list[dict[str, str]]]) -> None:
+    qemu["query-status"] = [{"status": status} for status in ("inmigrate", "paused", "io-error")]
+    assert [monitor.waits_for_state(FakeDomain()) for _ in range(3)] == [True, False, False]  # type: ignore[arg-type]
+
+
 def test_one_failure_takes_no_other_along() -> None:
     done: list[int] = []
 

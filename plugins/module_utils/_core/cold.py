@@ -71,28 +71,29 @@ def renew(config: Config, hypervisor: Hypervisor, journal: Journal, wanted: Requ
 def load(config: Config, hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], deadline_s: float) -> None:
     """Have one go on, from its image or in the QEMU that it never left.
 
-    Raises HoldfastError; it has not run then, and its image is as it was.
+    Raises HoldfastError; it has not run then, and its image is as it was, unless that counts as used.
     """
     vm, image = hypervisor.domain(record["uuid"]), image_of(config, record["uuid"])
     _end_save(vm)
     state = vm.state()
-    if record["state"] == "stored" and state == "paused":
-        # It was started for its image, and never took it.
+    # Any other one may have run since it took its image, and is paused again: it is newer than that.
+    if record["state"] == "stored" and state == "paused" and monitor.waits_for_state(vm):
         _compare(record, image)
         vm.destroy()
         state = vm.state()
     if state in OFF and not saveimage.is_whole(image):
         _note_gone(journal, record, vm)
-    elif state in OFF:
+        return
+    if state in OFF:
         _restore(hypervisor, journal, record, image, deadline_s)
-    elif record["state"] == "stored":
-        journal.warn(f"VM {vm.name} was let go on by somebody else; what was saved of it is not used any more")
+        return
+    if record["state"] == "stored":
+        if state != "paused":
+            journal.warn(f"VM {vm.name} was let go on by somebody else; what was saved of it is not used any more")
         _consume(journal, vm.uuid, image)
-        _note_resumed(journal, vm)
-    else:
-        if state == "paused" and not record.get("was_paused"):
-            vm.resume()
-        _note_resumed(journal, vm)
+    if state == "paused" and not record.get("was_paused"):
+        vm.resume()
+    _note_resumed(journal, vm)
 
 
 def discard(config: Config, uuid: str) -> None:
@@ -135,6 +136,8 @@ def _restore(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], i
         limit_s = _limit_s(deadline_s, vm.ram_bytes())
         with saveimage.stream(image, limit_s) as (path, offset):
             monitor.load_state(vm, path, offset, limit_s)
+        # Without room for this, nobody shall find it paused and let it go on, with an image that still counts.
+        _note_used(journal, uuid)
     except Exception as exc:
         # A QEMU that somebody told to go on does so as soon as it has its state.
         if not vm.goes_on():
@@ -151,9 +154,17 @@ def _restore(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], i
 
 def _consume(journal: Journal, uuid: str, image: Path) -> None:
     """From here on RAM moves away from the image, which must never be used again, whatever happens."""
-    journal.record("vm_resuming", uuid=uuid)
-    image.unlink(missing_ok=True)
-    durable.sync(image.parent)
+    try:
+        _note_used(journal, uuid)
+    finally:
+        # Also where there is no room to say so: it may run by now.
+        image.unlink(missing_ok=True)
+        durable.sync(image.parent)
+
+
+def _note_used(journal: Journal, uuid: str) -> None:
+    if journal.vm(uuid)["state"] == "stored":
+        journal.record("vm_resuming", uuid=uuid)
 
 
 def _start(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], saved: str) -> Domain:

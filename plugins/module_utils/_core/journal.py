@@ -14,7 +14,7 @@ import json
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
@@ -169,13 +169,16 @@ class Journal:
         durable.move(self.path, self.path.parent / "history" / f"{self.generation}.jsonl")
 
     def _append(self, line: str) -> None:
-        """Add a line; what a full disk let through of it is dropped before the next one."""
+        """Add a line; what a full disk let through of it is dropped, before the next one at the latest."""
         self._drop_cut_off_line()
         whole_bytes = self.path.stat().st_size if self.path.exists() else 0
         try:
             durable.append_line(self.path, line)
         except HoldfastError:
             self._whole_bytes = whole_bytes if self.path.exists() else None
+            # It may be whole, and just not synced: nobody shall read what was not acted upon.
+            with suppress(HoldfastError):
+                self._drop_cut_off_line()
             raise
 
     def _drop_cut_off_line(self) -> None:

@@ -109,11 +109,19 @@ def load_state(domain: Domain, image: Path, offset: int, deadline_s: float) -> N
     execute(domain, "remove-fd", **{"fdset-id": STATE_FDSET})
 
 
+def waits_for_state(domain: Domain) -> bool:
+    """Whether it has not got all of the state that it was started for; its guest has not run then. Raises VmError.
+
+    QEMU's own word for it (RunState, run-state.json); libvirt shows it as paused, as any VM that stands still.
+    """
+    return bool(execute(domain, "query-status")["status"] == "inmigrate")
+
+
 def _has_taken_its_state(domain: Domain) -> bool:
     progress: Dict[str, Any] = execute(domain, "query-migrate")
     if progress.get("status") == "failed":
         raise VmError(f"VM {domain.name}: QEMU refuses its state: {progress.get('error-desc', 'no reason given')}")
-    return progress.get("status") == "completed" and execute(domain, "query-status")["status"] != "inmigrate"
+    return progress.get("status") == "completed" and not waits_for_state(domain)
 
 
 def _pass_file(domain: Domain, path: Path) -> None:
