@@ -473,6 +473,60 @@ def test_half_an_image_is_not_restored_and_nothing_is_started(
     assert (found["state"], found["may_restart"]) == ("lost", may_restart)
 
 
+def put_away(house: House) -> None:
+    """As a disk that is not mounted yet."""
+    folder = house.guests[OLD].image.parent
+    folder.rename(folder.with_name("away"))
+
+
+def put_out_of_reach(house: House) -> None:
+    put_away(house)
+    house.guests[OLD].image.parent.write_text("a disk that answers with an error")
+
+
+def bring_back(house: House) -> None:
+    folder = house.guests[OLD].image.parent
+    folder.unlink(missing_ok=True)
+    folder.with_name("away").rename(folder)
+
+
+@pytest.mark.parametrize(
+    ("saved", "gone"),
+    # Of a save that is not on record, nothing tells a disk that is not there from an image that never got onto it.
+    [(House.store, put_away), (House.store, put_out_of_reach), (killed_before_it_was_on_record, put_out_of_reach)],
+)
+def test_one_whose_image_is_out_of_sight_is_kept_until_that_is_back(
+    recovered: House, saved: Callable[[House], None], gone: Callable[[House], None]
+) -> None:
+    """Its policy lets it start afresh, but only where its RAM is truly gone."""
+    saved(recovered)
+    gone(recovered)
+    for _ in range(2):
+        with pytest.raises(HoldfastError, match=r"not brought back: old: .*mount"):
+            recover.recover(recovered.config)
+        assert recovered.states()[0] in ("storing", "stored")
+    bring_back(recovered)
+    recover.recover(recovered.config)
+    assert (recovered.states()[0], len(recovered.guests[OLD].starts)) == ("resumed", 1)
+
+
+def test_one_that_was_saved_whole_is_kept_when_its_image_is_not(recovered: House) -> None:
+    recovered.store()
+    recovered.guests[OLD].image.write_bytes(bytes(8192))
+    with pytest.raises(HoldfastError, match=r"not brought back: old: .*is missing or not whole"):
+        recover.recover(recovered.config)
+    assert recovered.states()[0] == "stored"
+
+
+def test_one_whose_image_no_disk_gives_back_can_still_be_given_up(recovered: House) -> None:
+    recovered.store()
+    put_out_of_reach(recovered)
+    recover.give_up(recovered.config, ["old"])
+    journal = open_journal(recovered.config.state_dir)
+    assert journal.vm(OLD)["state"] == "given_up"
+    assert "old: its saved image is not deleted" in journal.view["warnings"][0]
+
+
 def test_an_older_image_is_gone_before_it_could_be_taken_for_the_new_one(house: House) -> None:
     guest = house.guests[OLD]
     guest.image.parent.mkdir()

@@ -304,6 +304,25 @@ def test_a_vm_whose_qemu_died_is_lost_by_name_and_the_others_go_on(scene: Scene)
     assert scene.defined[0].started
 
 
+def test_a_vm_whose_state_cannot_be_read_just_now_is_not_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its policy would let it start afresh. The other one has its QEMU, and needs no state."""
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.journal.record("vm_paused", uuid=DB, was_paused=False)
+    scene.guests, scene.defined = [Guest(DB, "paused")], [Guest(WEB, "shutoff")]
+
+    def unreadable(_path: Path) -> bool:
+        raise VmError("the state of a VM cannot be read: Input/output error")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(recover.saveimage, "is_whole", unreadable)
+        with pytest.raises(HoldfastError, match="not brought back: web: paused"):
+            scene.recover()
+    assert states(open_journal(scene.config.state_dir)) == {"db": "resumed", "web": "paused"}
+    scene.whole = {WEB}
+    assert states(scene.recover()) == {"db": "resumed", "web": "resumed"}
+    assert not scene.defined[0].started
+
+
 def test_a_vm_that_somebody_moved_away_is_not_started_a_second_time(scene: Scene) -> None:
     """Its policy would let it start afresh; but it may run on another host by now."""
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)

@@ -68,6 +68,13 @@ PAUSED = libvirt_door.libvirt.VIR_DOMAIN_SAVE_PAUSED
 PLAIN = ("flags", "/vault/state", None, PAUSED)
 
 
+def test_what_cannot_be_read_is_not_called_half_an_image(tmp_path: Path) -> None:
+    assert saveimage.is_whole(image(tmp_path / "state", RAW, STREAM))
+    assert not saveimage.is_whole(tmp_path / "none")
+    with pytest.raises(VmError, match="cannot be read: Not a directory"):
+        saveimage.is_whole(tmp_path / "state" / "on a disk that answers with an error")
+
+
 @pytest.mark.parametrize("version", [(11, 2, 0), (11, 3, 0), (12, 8, 0)])
 def test_a_libvirt_that_takes_a_format_is_asked_for_an_uncompressed_image(version: tuple[int, int, int]) -> None:
     raw = RawOfToday(*version)

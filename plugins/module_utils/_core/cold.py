@@ -82,7 +82,7 @@ def load(config: Config, hypervisor: Hypervisor, journal: Journal, record: Dict[
         vm.destroy()
         state = vm.state()
     if state in OFF and not saveimage.is_whole(image):
-        _note_gone(journal, record, vm)
+        _note_gone(journal, record, vm, image)
         return
     if state in OFF:
         _restore(hypervisor, journal, record, image, deadline_s)
@@ -206,11 +206,16 @@ def _compare(record: Dict[str, Any], image: Path) -> bool:
     return True
 
 
-def _note_gone(journal: Journal, record: Dict[str, Any], vm: Domain) -> None:
+def _note_gone(journal: Journal, record: Dict[str, Any], vm: Domain, image: Path) -> None:
+    """Only a save that did not get to its end is known to have left nothing. Raises VmError for any other VM."""
+    if record["state"] == "stored":
+        # Its disk may not be mounted yet. That an image is gone for good is for a person to say.
+        hint = "mount or mend its disk, then recover again; give it up only if that is gone for good"
+        raise VmError(f"VM {vm.name}: its saved image {image} is missing or not whole", hint)
     gone = "neither a QEMU nor a whole saved image is left of it"
     # In another boot libvirt knows no reason, and none is needed: the old one's end was the VM's.
     same_boot = kexec.boot_id() == journal.view["boot_id"]["from"]
-    if record["state"] != "stored" and same_boot and vm.ended_on_purpose():
+    if same_boot and vm.ended_on_purpose():
         # It may run elsewhere by now: whatever its policy says, no second one is started here.
         journal.record("vm_lost", uuid=record["uuid"], error=gone, may_restart=False)
     else:

@@ -134,7 +134,10 @@ def give_up(config: Config, names: List[str]) -> str:
         if waiting[name]["state"] in STORED:
             from . import cold  # nobody else here waits for its imports
 
-            cold.discard(config, waiting[name]["uuid"])
+            try:
+                cold.discard(config, waiting[name]["uuid"])
+            except (HoldfastError, OSError) as exc:  # no disk that fails keeps a VM from its fresh start
+                journal.warn(f"VM {name}: its saved image is not deleted: {exc}")
         journal.record("vm_given_up", uuid=waiting[name]["uuid"])
     if journal.state not in TERMINAL and not any(vm["state"] in WAITING for vm in journal.vms):
         # Nobody is left who could bring this generation to its end, as when the pool cannot be attached.
@@ -224,11 +227,12 @@ def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any], limit_s: float
 
 def _sighting(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Sighting:
     domain = next((one for one in hypervisor.running() if one.uuid == vm["uuid"]), None)
-    whole = saveimage.is_whole(suspending.state_path(pool, vm["uuid"]))
-    if domain is None:
-        unsaved = vm["state"] == "resuming" or (vm["state"] == "paused" and not whole)
-        return Sighting(vm["state"], state_whole=whole, left=unsaved and _ended_on_purpose(hypervisor, vm["uuid"]))
-    return Sighting(vm["state"], domain.state(), bool(domain.job()), whole)
+    if domain:
+        return Sighting(vm["state"], domain.state(), bool(domain.job()))
+    # Looked at only where it matters: one that cannot be read now keeps its VM from being judged.
+    whole = vm["state"] == "paused" and saveimage.is_whole(suspending.state_path(pool, vm["uuid"]))
+    unsaved = vm["state"] == "resuming" or (vm["state"] == "paused" and not whole)
+    return Sighting(vm["state"], state_whole=whole, left=unsaved and _ended_on_purpose(hypervisor, vm["uuid"]))
 
 
 def _ended_on_purpose(hypervisor: Hypervisor, uuid: str) -> bool:

@@ -39,12 +39,18 @@ class SaveImage:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether libvirt finished this image: it writes the magic last, over another one."""
+    """Whether there is such an image, and libvirt finished it: it writes the magic last, over another one.
+
+    Raises VmError when nobody can tell: an image that cannot be read now is none that is gone.
+    """
     try:
         with path.open("rb") as image:
             return image.read(len(MAGIC)) == MAGIC
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as exc:
+        hint = "it is kept: mount or mend what it is on, then recover again"
+        raise VmError(f"{path} cannot be read: {exc.strerror}", hint) from exc
 
 
 def read(path: Path) -> SaveImage:
