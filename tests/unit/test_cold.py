@@ -142,6 +142,8 @@ class House(Host[Guest]):
         self.synced = False
         if guest.refused == "state":
             raise VmError(f"VM {guest.name}: QEMU refuses its state")
+        if guest.refused == "read":
+            raise OSError(5, "Input/output error")
         assert image.read_bytes()[offset:] == guest.name.encode() * 4096
         guest.waits = False
         guest.state_now = "running" if guest.let_go_on else "paused"
@@ -398,6 +400,15 @@ def test_a_state_that_qemu_refuses_is_kept_and_tried_again(house: House) -> None
     house.guests[OLD].refused = ""
     recover.close(house.config, house.journal, "aborted", "")
     assert house.states() == ["resumed", "resumed", "pending"]
+
+
+def test_a_disk_that_fails_keeps_no_other_one_off(house: House) -> None:
+    house.store()
+    house.guests[BIG].refused = "read"
+    with pytest.raises(HoldfastError, match=r"not brought back: big: .*Input/output error"):
+        recover.close(house.config, house.journal, "aborted", "")
+    assert house.states()[:2] == ["resumed", "stored"]
+    assert (house.guests[BIG].state_now, house.guests[BIG].image.exists()) == ("shutoff", True)
 
 
 def test_one_that_is_given_up_leaves_no_image(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

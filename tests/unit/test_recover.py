@@ -371,6 +371,39 @@ def test_a_qemu_that_never_took_its_state_makes_way(scene: Scene, monkeypatch: p
     assert scene.guests[0].state() == "gone"
 
 
+def test_a_state_that_fails_to_be_read_takes_no_other_vm_along(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.saved()
+    scene.guests = [Guest(DB, "paused"), Guest(WEB, "paused")]
+
+    def verify(_pool: Any, vm: dict[str, Any]) -> None:
+        if vm["uuid"] == DB:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(recover, "verify", verify)
+    journal = scene.recover()
+    assert "restore 22" in scene.deeds
+    assert "Input/output error" in journal.view["warnings"][0]
+
+
+def test_a_fresh_start_that_cannot_be_noted_takes_no_other_vm_along(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.saved()
+    for uuid in (DB, WEB):
+        scene.journal.record("vm_lost", uuid=uuid, error="its RAM is gone", may_restart=True)
+    scene.defined = [Guest(DB, "shutoff"), Guest(WEB, "shutoff")]
+    record = Journal.record
+
+    def without_room(journal: Journal, event: str, **fields: Any) -> None:
+        if fields.get("uuid") == DB:
+            raise HoldfastError("cannot write journal.jsonl: No space left on device")
+        record(journal, event, **fields)
+
+    monkeypatch.setattr(Journal, "record", without_room)
+    recover.recover(scene.config)
+    assert [guest.started for guest in scene.defined] == [True, True]
+
+
 def test_after_the_jump_the_most_important_vm_comes_back_first(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.arrived()
     boots_as(monkeypatch, "new")

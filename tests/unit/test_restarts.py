@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from owed import DB, Host
@@ -209,6 +210,24 @@ def test_one_that_does_not_start_is_named_and_tried_again(house: House) -> None:
     house.guests[GPU].broken = False
     recover.close(house.config, house.journal, "restored", "")
     assert states(latest(house.config.state_dir))["gpu"] == "started"
+
+
+def test_a_start_that_cannot_be_noted_keeps_no_other_one_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.shut_down()
+    record = Journal.record
+
+    def without_room(journal: Journal, event: str, **fields: Any) -> None:
+        if fields.get("uuid") == NFS:
+            raise HoldfastError("cannot write journal.jsonl: No space left on device")
+        record(journal, event, **fields)
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "record", without_room)
+        restarts.start(house.config, house.journal, WANTED)
+    assert (house.started, states(house.journal)["nfs"]) == (["nfs", "gpu"], "shut_down")
+    assert "No space left" in house.journal.view["warnings"][0]
+    restarts.start(house.config, house.journal, WANTED)
+    assert (house.started, states(house.journal)["nfs"]) == (["nfs", "gpu"], "started")
 
 
 def test_one_that_does_not_start_may_be_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def _start_afresh(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any]) 
         if domain.id < 0:
             domain.start()
         journal.record("vm_restarted", uuid=vm["uuid"])
-    except VmError as exc:
+    except HoldfastError as exc:
         journal.warn(str(exc))
 
 
@@ -212,7 +212,7 @@ def _catch_up(
             journal.record("vm_lost", uuid=vm["uuid"], error=step.value, may_restart=False)
         elif step is Step.CONTRADICTION:
             note_running(pool, journal, hypervisor.domain(vm["uuid"]), step.value)
-    except HoldfastError as exc:
+    except (HoldfastError, OSError) as exc:
         journal.warn(str(exc))
     return True
 

@@ -57,10 +57,14 @@ def start(config: Config, journal: Journal, wanted: Request) -> None:
         journal.record("restoring")
     with connect_patiently() as hypervisor, journal.phase("start"):
         for vm in sorted(owed, key=lambda vm: -vm["priority"]):
-            if vm["state"] in STORED:
-                _load(config, hypervisor, journal, vm, wanted.deadline_s)
-            else:
-                _start(hypervisor, journal, vm, wanted.shutdown_s)
+            failure = "vm_not_loaded" if vm["state"] in STORED else "vm_not_started"
+            try:
+                if vm["state"] in STORED:
+                    _load(config, hypervisor, journal, vm, wanted.deadline_s)
+                else:
+                    _start(hypervisor, journal, vm, wanted.shutdown_s)
+            except Exception as exc:  # a disk that fails among them: none may take the others along
+                _note_failure(journal, failure, vm, exc)
 
 
 def _leave_off(journal: Journal, owed: Sequence[Dict[str, Any]]) -> None:
@@ -93,35 +97,36 @@ def _note_away(journal: Journal, uuid: str, why: str) -> None:
 
 def _start(hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], shutdown_s: float) -> None:
     uuid = vm["uuid"]
-    try:
-        domain = hypervisor.domain(uuid)
-        # One that was asked and is slow may still go off, and nobody would start it then.
-        if vm["state"] == "shutting_down" and not _goes_off(domain, _left_s(vm, shutdown_s)):
-            journal.record("vm_left_alone", uuid=uuid)
-            journal.warn(f"VM {vm['name']} was asked to shut down, and runs; if it does so later, start it")
-            return
-        if domain.went_away():
-            _note_away(journal, uuid, AWAY)
-            return
-        # Once it is on record as off, a reason that is forgotten is no news: every jump makes libvirt forget.
-        if vm["state"] == "shutting_down" and domain.ended_unseen():
-            _note_away(journal, uuid, UNSEEN)
-            return
-        if domain.state() in OFF:
-            domain.start()
-        journal.record("vm_started", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(domain))
-    except VmError as exc:
-        journal.record("vm_not_started", uuid=uuid, error=str(exc))
+    domain = hypervisor.domain(uuid)
+    # One that was asked and is slow may still go off, and nobody would start it then.
+    if vm["state"] == "shutting_down" and not _goes_off(domain, _left_s(vm, shutdown_s)):
+        journal.record("vm_left_alone", uuid=uuid)
+        journal.warn(f"VM {vm['name']} was asked to shut down, and runs; if it does so later, start it")
+        return
+    if domain.went_away():
+        _note_away(journal, uuid, AWAY)
+        return
+    # Once it is on record as off, a reason that is forgotten is no news: every jump makes libvirt forget.
+    if vm["state"] == "shutting_down" and domain.ended_unseen():
+        _note_away(journal, uuid, UNSEEN)
+        return
+    if domain.state() in OFF:
+        domain.start()
+    journal.record("vm_started", uuid=uuid, moment=time.time(), qemu=monitor.qemu_version(domain))
 
 
 def _load(config: Config, hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], deadline_s: float) -> None:
     # Nobody waits for its imports before the others are back.
     from . import cold
 
+    cold.load(config, hypervisor, journal, vm, deadline_s)
+
+
+def _note_failure(journal: Journal, event: str, vm: Dict[str, Any], exc: Exception) -> None:
     try:
-        cold.load(config, hypervisor, journal, vm, deadline_s)
-    except HoldfastError as exc:
-        journal.record("vm_not_loaded", uuid=vm["uuid"], error=str(exc))
+        journal.record(event, uuid=vm["uuid"], error=str(exc))
+    except HoldfastError:  # there is no room for it; its state says that somebody has yet to bring it back
+        journal.warn(f"VM {vm['name']}: {exc}")
 
 
 def _left_s(vm: Dict[str, Any], shutdown_s: float) -> float:
