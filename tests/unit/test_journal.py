@@ -117,6 +117,30 @@ def test_a_damaged_line_makes_the_journal_unreadable_and_the_pool_untouchable(tm
     assert holds_suspended(tmp_path)
 
 
+def test_one_bit_that_flips_is_said_and_costs_nothing(tmp_path: Path) -> None:
+    journal = suspended(tmp_path)
+    whole = journal.path.read_bytes()
+    # The ends of lines are what tells them apart.
+    for place in (number for number, byte in enumerate(whole) if byte != ord("\n")):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        journal.path.write_bytes(bytes(damaged))
+        found = open_journal(tmp_path)
+        assert (found.state, found.vms) == (journal.state, journal.vms), place
+        line = whole[:place].count(b"\n") + 1
+        # What is between the copies may be anything.
+        between = whole.splitlines()[line - 1][place - whole.rfind(b"\n", 0, place) - 1 :].startswith(b"\t")
+        told = [text for text in found.view["warnings"] if f"second copies: line {line}" in text]
+        assert bool(told) != between, place
+
+
+def test_a_journal_with_a_damaged_copy_goes_on(tmp_path: Path) -> None:
+    journal = suspended(tmp_path)
+    journal.path.write_bytes(journal.path.read_bytes().replace(b"vm_paused", b"vm_pausex", 1))
+    open_journal(tmp_path).record("jumping")
+    assert open_journal(tmp_path).state == "jumping"
+
+
 def test_a_saved_state_is_consumed_at_most_once(tmp_path: Path) -> None:
     journal = suspended(tmp_path)
     journal.record("restoring")

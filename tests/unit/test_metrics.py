@@ -159,7 +159,7 @@ def test_it_is_written_whole_and_readable_for_the_collector(there: Config) -> No
 def test_a_damaged_journal_is_said(there: Config) -> None:
     ended(there.state_dir, "db1")
     path = there.state_dir / "journal.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"db1", b"db2", 1))
+    path.write_bytes(path.read_bytes().replace(b"db1", b"db2"))
     metrics.publish(there)
     assert there.metrics_dir
     assert on(samples((there.metrics_dir / metrics.NAME).read_text())["holdfast_journal_state"]) == ["damaged"]

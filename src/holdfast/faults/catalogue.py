@@ -298,7 +298,6 @@ BEFORE_THE_JUMP = (
         f"vm_paused {UUID[TICK]}",
         FLIP_JOURNAL,
         (Ending.UPGRADED,),
-        mend=FLIP_JOURNAL,
     ),
 )
 AFTER_THE_JUMP = (
@@ -318,7 +317,6 @@ AFTER_THE_JUMP = (
         "attached",
         FLIP_JOURNAL,
         (Ending.UPGRADED,),
-        mend=FLIP_JOURNAL,
     ),
     Fault(
         "the new kernel is found unfit",
