@@ -56,7 +56,7 @@ def test_controllers_are_killed_and_cut_off_in_each_phase() -> None:
 
 def test_deeds_are_shell_scripts() -> None:
     for fault in FAULTS:
-        for script in (fault.deed, fault.mend):
+        for script in (fault.deed, fault.setup, fault.teardown, fault.mend):
             subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
 

@@ -63,11 +63,11 @@ class Fault:
     """One thing that goes wrong.
 
     ``event``: the event of the journal at which the ``deed`` (a shell script on the host) is done; empty: before the
-    live update is asked for. ``mend``: what the operator does afterwards, before ``recover``. ``given_up``: VMs that
-    the operator gives up then. ``fates``: VMs that do not carry on. ``limits``: fields of the request, which is put to
-    the agent directly unless there are ``controllers``. ``cold``: VMs that are to wait on disk. ``reset_after_s``:
-    after so many seconds without an answer somebody switches the host off and on. ``ram_survives``: that of every VM,
-    and what else belongs to it; ``why`` not.
+    live update is asked for. ``setup`` and ``teardown``: what the host has while this goes on. ``mend``: what the
+    operator does afterwards, before ``recover``. ``given_up``: VMs that the operator gives up then. ``fates``: VMs that
+    do not carry on. ``limits``: fields of the request, which is put to the agent directly unless there are
+    ``controllers``. ``cold``: VMs that are to wait on disk. ``reset_after_s``: after so many seconds without an answer
+    somebody switches the host off and on. ``ram_survives``: that of every VM, and what else belongs to it; ``why`` not.
     """
 
     name: str
@@ -75,6 +75,8 @@ class Fault:
     event: str
     deed: str
     ends: tuple[Ending, ...]
+    setup: str = ""
+    teardown: str = ""
     mend: str = ""
     given_up: tuple[str, ...] = ()
     fates: Mapping[str, Fate] = field(default_factory=dict)
@@ -149,6 +151,10 @@ def _crash(name: str, phase: str, event: str, deed: str) -> Fault:
     return Fault(name, phase, event, deed, (Ending.FELL_BACK,), limits={"deadline_s": CRASH_DEADLINE_S})
 
 
+def _crash_beside_kdump(name: str, phase: str, event: str) -> Fault:
+    return replace(_crash(name, phase, event, PANIC), setup=KDUMP_INSTALLED, teardown=KDUMP_REMOVED)
+
+
 def _cold(name: str, phase: str, event: str, deed: str, end: Ending) -> Fault:
     """The one that waits on disk carries on like the others."""
     limits = {"deadline_s": CRASH_DEADLINE_S} if end is Ending.FELL_BACK else {}
@@ -181,6 +187,16 @@ FORGET_POOL = "sed 's/memmap=[^ ]*//' /proc/cmdline > /root/cmdline && mount --b
 EMPTY_INITRD = "truncate -s 1M /root/initrd && mount --bind /root/initrd /boot/initrd.img-$(uname -r)"
 # The guard is complete when an oops would be a panic: then the crash kernel is loaded, and the timer runs.
 GUARDED = "until [ $(cat /proc/sys/kernel/panic_on_oops) = 1 ]; do sleep 0.1; done"
+# As its administrator has it, but for the crashkernel= that it would add at the next boot by the boot loader.
+KDUMP_INSTALLED = """set -e
+export DEBIAN_FRONTEND=noninteractive
+echo 'kdump-tools kdump-tools/use_kdump boolean true' | debconf-set-selections
+apt-get install -q -y kdump-tools >/dev/null
+rm -f /etc/default/grub.d/kdump-tools.cfg
+systemctl is-enabled -q kdump-tools && systemctl is-active -q kdump-tools
+grep -q 1 /sys/kernel/kexec_crash_loaded
+"""
+KDUMP_REMOVED = "DEBIAN_FRONTEND=noninteractive apt-get purge -q -y kdump-tools >/dev/null"
 # Of the whole start of the new kernel, which takes 30 to 120 s under emulation.
 CRASH_DEADLINE_S = 150
 ONE_MORE = """virsh -q create /dev/stdin <<'END'
@@ -337,6 +353,7 @@ AFTER_THE_JUMP = (
     ),
     _crash("the new kernel panics early", "attach", "arrived", f"{GUARDED}; {PANIC}"),
     _crash("the new kernel panics late", "restore", "restoring", PANIC),
+    _crash_beside_kdump("the new kernel panics on a host with kdump-tools", "restore", "restoring"),
     _crash("the new kernel hangs", "attach", "arrived", f"{GUARDED}; kill -STOP $AGENT"),
     _gone("power lost while VMs are paused", "suspend", f"vm_paused {UUID[TICK]}"),
     _gone("power lost while all VMs are suspended", "jump", "suspended"),

@@ -221,6 +221,8 @@ def _play(host: Host, fault: Fault, at: Moment | None) -> Played:
     if fault.controllers:
         story = controller.play(host, fault, fault.controllers)
         return Played(host, strike.ending(story.journal, story.generation), _why(story.journal), story.trouble)
+    if fault.setup:
+        strike.ask(host, fault.setup)
     strike.arm(host, fault, at)
     generation = strike.begin(host, fault)
     try:
@@ -236,6 +238,8 @@ def _play(host: Host, fault: Fault, at: Moment | None) -> Played:
         found = strike.ending(last, generation) if fault.mend and last["state"] == "restored" else found
     strike.disarm(host)
     trouble += strike.leave_crash_kernel(host)
+    if fault.teardown:
+        strike.ask(host, fault.teardown)
     return Played(host, found, _why(journal), tuple(trouble), missed=at is not None and not done.get("agents"))
 
 

@@ -12,6 +12,8 @@ rm /etc/apt/preferences.d/lab
 apt-get update -q
 mkdir -p /srv/packages
 apt-get install -q -y -d -t trixie-backports linux-image-amd64 qemu-system-x86 qemu-utils
+# What many hosts have, and what is in the way of our crash kernel if nobody sees to it.
+apt-get install -q -y -d kdump-tools
 find /var/cache/apt/archives -name '*bpo*.deb' -exec mv {} /srv/packages/ ';'
 for package in /var/cache/apt/archives/*.deb; do
     [ -e "$package" ] || continue
