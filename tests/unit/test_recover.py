@@ -91,6 +91,9 @@ class Guest:
     def start(self) -> None:
         self.started = True
 
+    def pause(self) -> None:
+        self._state = "paused"
+
     def destroy(self) -> None:
         self._state = "gone"
 
@@ -162,6 +165,7 @@ class Scene:
 
     def release(self, uuid: str) -> None:
         self.deeds.append(f"release {uuid[:2]}")
+        self.whole.discard(uuid)
 
     def ram_of(self, _uuid: str) -> tuple[Path, ...]:
         return ()
@@ -321,6 +325,35 @@ def test_a_vm_whose_state_cannot_be_read_just_now_is_not_lost(scene: Scene, monk
     scene.whole = {WEB}
     assert states(scene.recover()) == {"db": "resumed", "web": "resumed"}
     assert not scene.defined[0].started
+
+
+def test_a_state_that_an_earlier_generation_left_is_not_restored(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its agent was killed right before it put the state away; and now the guest shuts down before it can be paused."""
+    scene.guests, scene.whole = [Guest(DB, "running"), Guest(WEB, "running")], {WEB}
+
+    def ended() -> None:
+        scene.defined = [scene.guests.pop()]
+        scene.defined[0].left = True
+        raise VmError("VM web: cannot pause it: domain is not running")
+
+    monkeypatch.setattr(scene.guests[1], "pause", ended)
+    with pytest.raises(VmError):
+        suspend.pause(scene, scene, scene.journal, WEB)  # type: ignore[arg-type]
+    assert states(scene.recover()) == {"db": "pending", "web": "lost"}
+    assert "restore 22" not in scene.deeds
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_of_a_vm_that_is_lost_nothing_is_kept(scene: Scene, monkeypatch: pytest.MonkeyPatch, left: bool) -> None:
+    """Its state might be taken for a newer one some day, and its RAM is wanted when it is started afresh."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.journal.record("restoring")
+    scene.journal.record("vm_resuming", uuid=WEB)
+    scene.defined = [Guest(WEB, "shutoff")]
+    scene.defined[0].left = left
+    scene.recover()
+    assert WEB not in scene.whole
 
 
 def test_a_vm_that_somebody_moved_away_is_not_started_a_second_time(scene: Scene) -> None:

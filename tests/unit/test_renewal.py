@@ -61,7 +61,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     def connect() -> Iterator[Scene]:
         yield scene
 
-    def pause(_hypervisor: Any, journal: Journal, uuid: str) -> None:
+    def pause(_hypervisor: Any, _pool: Any, journal: Journal, uuid: str) -> None:
         scene.do("pause", journal, uuid)
         journal.record("vm_paused", uuid=uuid, was_paused=False, moment=1.0)
 

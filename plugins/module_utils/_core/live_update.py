@@ -118,7 +118,7 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
         attach.own(pool, journal)
         order = [vm.uuid for vm in sorted(wanted.staying, key=lambda vm: vm.priority)]
         failures = lanes.until_failure(
-            lambda uuid: suspending.pause(hypervisor, journal, uuid),
+            lambda uuid: suspending.pause(hypervisor, pool, journal, uuid),
             lambda uuid: suspending.save(hypervisor, pool, journal, uuid, wanted.verify_ram),
             order,
             lanes.bounded(wanted.parallel),

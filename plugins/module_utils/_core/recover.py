@@ -207,9 +207,11 @@ def _catch_up(
             hypervisor.domain(vm["uuid"]).destroy()
         elif step is Step.LOST:
             journal.record("vm_lost", uuid=vm["uuid"], error=step.value)
+            pool.release(vm["uuid"])
         elif step is Step.LEFT:
             # It may run elsewhere by now: whatever its policy says, no second one is started here.
             journal.record("vm_lost", uuid=vm["uuid"], error=step.value, may_restart=False)
+            pool.release(vm["uuid"])
         elif step is Step.CONTRADICTION:
             note_running(pool, journal, hypervisor.domain(vm["uuid"]), step.value)
     except (HoldfastError, OSError) as exc:

@@ -32,7 +32,10 @@ def renew(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request)
     order = [vm.uuid for vm in sorted(wanted.staying, key=lambda vm: vm.priority)]
     with journal.phase("renew"):
         failures = lanes.until_failure(
-            lambda uuid: suspending.pause(hypervisor, journal, uuid), renew_one, order, lanes.bounded(wanted.parallel)
+            lambda uuid: suspending.pause(hypervisor, pool, journal, uuid),
+            renew_one,
+            order,
+            lanes.bounded(wanted.parallel),
         )
     if failures:
         raise HoldfastError(f"a VM could not be renewed: {failures[0][1]}")

@@ -27,9 +27,13 @@ def state_path(pool: Pool, uuid: str) -> Path:
     return pool.vault_of(uuid) / STATE
 
 
-def pause(hypervisor: Hypervisor, journal: Journal, uuid: str) -> None:
-    """Stop one VM's CPUs. It is on record before it happens, so that nobody forgets a paused VM. Raises VmError."""
+def pause(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str) -> None:
+    """Stop one VM's CPUs. It is on record before it happens, so that nobody forgets a paused VM. Raises VmError.
+
+    No older state is left by then: should its QEMU end before it is saved, that would be taken for the one of today.
+    """
     domain = hypervisor.domain(uuid)
+    pool.release(uuid)
     journal.record("vm_paused", uuid=uuid, was_paused=domain.state() == "paused", moment=time.time())
     domain.pause()
 
