@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import hypervisor as libvirt_door
@@ -125,6 +128,46 @@ def test_a_connection_that_broke_is_an_error_that_says_what_was_asked() -> None:
     host = Host(files=set())
     with pytest.raises(HoldfastError, match="which QEMU it has: connection reset"):
         Hypervisor(host).qemu_version()
+
+
+class Restarted:
+    """A connection to a daemon that is not there any more."""
+
+    def broken(self, *_arguments: int) -> None:
+        raise Words.libvirtError("End of file while reading data")
+
+    listAllDomains = getLibVersion = isAlive = broken
+
+
+@pytest.mark.parametrize("question", ["running", "domains", "libvirt_version"])
+def test_a_daemon_that_was_restarted_is_an_error_like_any_other(question: str) -> None:
+    with pytest.raises(HoldfastError, match="End of file while reading data"):
+        getattr(Hypervisor(Restarted()), question)()
+
+
+def test_a_connection_whose_daemon_was_restarted_does_not_answer_any_more() -> None:
+    assert not Hypervisor(Restarted()).answers()
+
+
+@pytest.mark.parametrize(("hung_s", "refused_s"), [(0, 100), (300, 100)], ids=["stopped", "hanging"])
+def test_a_daemon_has_its_time_to_restart_however_long_it_hung_before(
+    monkeypatch: pytest.MonkeyPatch, hung_s: int, refused_s: int
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(libvirt_door.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(libvirt_door.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+
+    @contextmanager
+    def connect(_uri: str) -> Iterator[str]:
+        if clock[0] < hung_s:
+            clock[0] = hung_s
+        if clock[0] < hung_s + refused_s:
+            raise HoldfastError("libvirt does not answer")
+        yield "connected"
+
+    monkeypatch.setattr(libvirt_door, "connect", connect)
+    with libvirt_door.connect_patiently() as connection:
+        assert connection == "connected"
 
 
 def test_where_there_is_no_image_yet_nobody_is_asked() -> None:

@@ -111,6 +111,9 @@ class Scene:
         self.problems: list[str] = []
         self.silent: tuple[str, ...] = ()
         self.waited_until: set[float] = set()
+        # Its daemon is restarted before or after it says which VMs run for the nth time.
+        self.restarted = ("never", 0)
+        self.looks, self.connected = 0, True
         self.journal = open_journal(state_dir)
         vms = [
             {"name": "db", "uuid": DB, "priority": 80, "treatment": "in_place", "reason": ""},
@@ -149,10 +152,26 @@ class Scene:
 
     # What the core asks of libvirt and of the pool.
     def running(self) -> list[Guest]:
+        self.looks += 1
+        self.connected = self.connected and self.restarted != ("before", self.looks)
+        self.ask()
+        self.connected = self.restarted != ("after", self.looks)
         return [guest for guest in self.guests if guest.state() != "gone"]
 
     def domain(self, uuid: str) -> Guest:
+        self.ask()
         return next(guest for guest in [*self.guests, *self.defined] if guest.uuid == uuid)
+
+    def find(self, uuid: str) -> Guest | None:
+        self.ask()
+        return next((guest for guest in [*self.guests, *self.defined] if guest.uuid == uuid), None)
+
+    def ask(self) -> None:
+        if not self.connected:
+            raise VmError("libvirt does not answer: End of file while reading data")
+
+    def answers(self) -> bool:
+        return self.connected
 
     def attach(self, content: Any) -> None:
         self.deeds.append(f"pool {content.value}")
@@ -177,6 +196,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
     @contextmanager
     def connect() -> Iterator[Scene]:
+        scene.connected = True
         yield scene
 
     def restore(_hypervisor: Any, _pool: Any, journal: Journal, uuid: str, _deadline_s: float, ready: Any) -> None:
@@ -269,6 +289,40 @@ def test_vms_go_on_even_when_there_is_no_room_to_say_so(scene: Scene, monkeypatc
         with pytest.raises(HoldfastError, match="No space left"):
             scene.recover()
     assert [deed for deed in scene.deeds if deed.startswith("go on")] == ["go on 11", "go on 22"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_vms_go_on_although_libvirts_daemon_is_restarted_meanwhile(scene: Scene, when: str) -> None:
+    for uuid in (WEB, DB):
+        scene.journal.record("vm_paused", uuid=uuid, was_paused=False)
+    scene.guests, scene.restarted = [Guest(DB, "paused"), Guest(WEB, "paused")], (when, 1)
+    journal = scene.recover()
+    assert (journal.state, states(journal)) == ("aborted", {"db": "resumed", "web": "resumed"})
+
+
+def test_a_trouble_that_nobody_thought_of_keeps_no_other_vm_paused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uuid in (WEB, DB):
+        scene.journal.record("vm_paused", uuid=uuid, was_paused=False)
+    scene.guests = [Guest(DB, "paused"), Guest(WEB, "paused")]
+
+    def broken() -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(scene.guests[0], "job", broken)
+    with pytest.raises(HoldfastError, match="not brought back: db: paused"):
+        scene.recover()
+    assert "go on 22" in scene.deeds
+
+
+def test_nobody_is_started_afresh_while_libvirt_does_not_say_why_it_is_off(scene: Scene) -> None:
+    """Its policy would let it; but it may have been moved away."""
+    scene.journal.record("vm_paused", uuid=WEB, was_paused=False)
+    scene.guests, scene.defined = [Guest(DB, "running")], [Guest(WEB, "shutoff")]
+    scene.defined[0].left, scene.restarted = True, ("after", 2)
+    assert states(scene.recover())["web"] == "lost"
+    assert not scene.defined[0].started
 
 
 def test_a_vm_that_was_saved_but_not_on_record_is_restored_from_that(scene: Scene) -> None:
@@ -701,6 +755,27 @@ def test_a_host_does_not_go_back_over_a_vm_that_a_person_started(scene: Scene, m
     assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_host_does_not_go_back_while_libvirt_does_not_say_whether_a_vm_runs(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A person resumed it: under the old kernel it would be restored once more, from a state of the past."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    guest = Guest(DB, "running")
+
+    def state() -> str:
+        scene.ask()
+        return "running"
+
+    monkeypatch.setattr(guest, "state", state)
+    monkeypatch.setattr(guest, "goes_on", lambda: scene.connected)
+    scene.guests, scene.problems, scene.restarted = [guest], ["an oops"], (when, 1)
+    journal = scene.recover()
+    assert "go back" not in scene.deeds
+    assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})
+
+
 def test_a_host_goes_back_over_a_qemu_that_waits_for_its_state(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.arrived()
     boots_as(monkeypatch, "new")
@@ -843,17 +918,25 @@ def test_one_that_a_person_resumed_after_a_failed_save_sends_its_ram_again(scene
     assert "ram is copied 22" in scene.deeds
 
 
-def test_a_disk_that_fails_is_a_failure_like_any_other(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "trouble", [OSError(5, "Input/output error"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")]
+)
+def test_a_disk_that_fails_is_a_failure_like_any_other(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
     scene.arrived()
     boots_as(monkeypatch, "new")
+    tried: list[str] = []
 
-    def broken(*_arguments: Any) -> None:
-        raise OSError(5, "Input/output error")
+    def broken(_hypervisor: Any, _pool: Any, _journal: Journal, uuid: str, *_arguments: Any) -> None:
+        tried.append(uuid)
+        raise trouble
 
     monkeypatch.setattr(recover, "restore", broken)
     with pytest.raises(SystemExit):
         scene.recover()
     assert "go back" in scene.deeds
+    assert sorted(tried) == [DB, DB, WEB, WEB]
 
 
 def test_a_boot_without_the_jump_loses_ram_and_only_those_start_that_may(

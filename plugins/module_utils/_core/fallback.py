@@ -8,7 +8,7 @@ Only while no VM was resumed after the jump: from then on its RAM no longer agre
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import List
 
 from . import attach, filesystems, kexec
@@ -57,14 +57,16 @@ def go_back_if(reasons: List[str], pool: Pool, journal: Journal, before_libvirt:
 
 
 def _refuse_over_others(journal: Journal) -> None:
-    """Raise HoldfastError while a VM is here that would not outlive the jump."""
-    try:
-        with connect() as hypervisor:
-            there = hypervisor.running()
-    except HoldfastError:  # a libvirt that does not answer has started nobody that anybody knows of
-        return
+    """Raise HoldfastError while a VM is here that would not outlive the jump, or may be."""
     kept = {vm["uuid"] for vm in journal.vms if vm["state"] in HELD}
-    others = sorted(domain.name for domain in there if domain.uuid not in kept or domain.goes_on())
+    with ExitStack() as stack:
+        try:
+            hypervisor = stack.enter_context(connect())
+        except HoldfastError:  # a libvirt that does not answer has started nobody that anybody knows of
+            return
+        # One that stops to answer now is another matter: it was there, and so may be a VM.
+        there = hypervisor.running()
+        others = sorted(vm.name for vm in there if vm.uuid not in kept or vm.state() == "running")
     if others:
         raise HoldfastError(f"VMs were started or moved here meanwhile: {', '.join(others)}", "they would be lost")
 

@@ -94,7 +94,7 @@ class Domain:
         return bool(self._call("read whether it is persistent", "isPersistent"))
 
     def autostart(self) -> bool:
-        return bool(self.raw.isPersistent() and self._call("read its autostart", "autostart"))
+        return bool(self.persistent() and self._call("read its autostart", "autostart"))
 
     def job(self) -> str:
         """Name of the job in progress (a migration, a backup, …), empty when there is none."""
@@ -238,12 +238,23 @@ class Hypervisor:
         self.connection = connection
 
     def domains(self) -> List[Domain]:
-        """All VMs, running or defined."""
-        return [Domain(raw) for raw in self.connection.listAllDomains(0)]
+        """All VMs, running or defined. Raises HoldfastError."""
+        return self._listed(0)
 
     def running(self) -> List[Domain]:
-        """VMs that have a QEMU, paused ones included."""
-        return [Domain(raw) for raw in self.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)]
+        """VMs that have a QEMU, paused ones included. Raises HoldfastError."""
+        return self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+
+    def _listed(self, which: int) -> List[Domain]:
+        with _told("libvirt does not say which VMs it has"):
+            return [Domain(raw) for raw in self.connection.listAllDomains(which)]
+
+    def answers(self) -> bool:
+        """Whether there is still a daemon at the other end, as far as the last question has shown."""
+        try:
+            return bool(self.connection.isAlive())
+        except libvirt.libvirtError:
+            return False
 
     def writes(self) -> Dict[str, Optional[int]]:
         """By uuid, what ``count_writes`` found: bytes per second; None while it counts. Without VMs that do not say."""
@@ -372,7 +383,9 @@ class Hypervisor:
             return self.connection.storagePoolCreateXML(xml, 0)
 
     def libvirt_version(self) -> Tuple[int, int, int]:
-        return _version(int(self.connection.getLibVersion()))
+        """Version of the daemon. Raises HoldfastError."""
+        with _told("libvirt does not say its version"):
+            return _version(int(self.connection.getLibVersion()))
 
     def capabilities_xml(self) -> str:
         """What VMs can be given on this host; an empty element when libvirt cannot tell, without KVM for example."""
@@ -440,14 +453,16 @@ def _opened(uri: str, method: str) -> Iterator[Hypervisor]:
 
 @contextmanager
 def connect_patiently(uri: str = URI, limit_s: float = 120.0) -> Iterator[Hypervisor]:
-    """As ``connect``, for as long as a daemon that is being restarted may need."""
+    """As ``connect``, for as long as a daemon that is being restarted may need. Raises HoldfastError."""
     with ExitStack() as stack:
-        deadline = time.monotonic() + limit_s
+        deadline = None
         while True:
             try:
                 hypervisor = stack.enter_context(connect(uri))
                 break
             except HoldfastError:
+                # From here on it is being restarted. How long it hung before, and we with it, is another matter.
+                deadline = deadline or time.monotonic() + limit_s
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(RETRY_S)

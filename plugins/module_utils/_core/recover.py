@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from . import attach, fallback, guard, health, kexec, lanes, monitor, restarts, saveimage
 from . import request as requests
@@ -170,12 +170,28 @@ def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network)
 
     False when VMs were left out, because the host had better go back.
     """
-    with connect_patiently() as hypervisor:
-        order = sorted(journal.vms, key=lambda vm: -vm["priority"])
-        # Nobody waits for a save of another one that does not end.
-        for vm in [vm for vm in order if not _catch_up(hypervisor, pool, journal, vm, limit_s=0)]:
-            _catch_up(hypervisor, pool, journal, vm)
-        return _restore_suspended(hypervisor, pool, journal, wanted, network)
+    order = sorted(journal.vms, key=lambda vm: -vm["priority"])
+    # Nobody waits for a save of another one that does not end.
+    _catch_up_all(pool, journal, _catch_up_all(pool, journal, order, limit_s=0))
+    return _restore_suspended(pool, journal, wanted, network)
+
+
+def _catch_up_all(
+    pool: Pool, journal: Journal, vms: Sequence[Dict[str, Any]], limit_s: float = SAVE_LIMIT_S
+) -> List[Dict[str, Any]]:
+    """Bring VMs, one after the other, as far as they go without restoring them; returns those still being saved."""
+    saving = []
+    with ExitStack() as stack:
+        hypervisor = stack.enter_context(connect_patiently())
+        for vm in vms:
+            done = _catch_up(hypervisor, pool, journal, vm, limit_s)
+            if not hypervisor.answers():
+                # Its daemon was restarted: that shall cost this VM nothing, nor those that come after it.
+                hypervisor = stack.enter_context(connect_patiently())
+                done = _catch_up(hypervisor, pool, journal, vm, limit_s)
+            if not done:
+                saving.append(vm)
+    return saving
 
 
 def _catch_up(
@@ -214,8 +230,8 @@ def _catch_up(
             pool.release(vm["uuid"])
         elif step is Step.CONTRADICTION:
             note_running(pool, journal, hypervisor.domain(vm["uuid"]), step.value)
-    except (HoldfastError, OSError) as exc:
-        journal.warn(str(exc))
+    except Exception as exc:  # whatever it is, it shall not take the other VMs along
+        journal.warn(_told(vm, exc))
     return True
 
 
@@ -238,13 +254,12 @@ def _sighting(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Sightin
 
 
 def _ended_on_purpose(hypervisor: Hypervisor, uuid: str) -> bool:
-    try:
-        return hypervisor.domain(uuid).ended_on_purpose()
-    except VmError:  # its definition is gone as well, and with it the reason
-        return True
+    """Also when its definition is gone as well, and with it the reason. Raises HoldfastError when nobody can tell."""
+    domain = hypervisor.find(uuid)
+    return domain is None or domain.ended_on_purpose()
 
 
-def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:
+def _restore_suspended(pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:
     """Restore what is suspended; begin no more once going back is the better way. Whether all were tried."""
     waiting = [vm for vm in journal.vms if vm["state"] in HELD]
     if not waiting:
@@ -256,7 +271,7 @@ def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wan
     tried: List[str] = []
     failed: List[str] = []
 
-    def bring(uuid: str) -> None:
+    def bring(hypervisor: Hypervisor, uuid: str) -> None:
         if network.missed or fallback.is_due(journal, wanted.fallback_after, len(failed)):
             return
         tried.append(uuid)
@@ -264,8 +279,10 @@ def _restore_suspended(hypervisor: Hypervisor, pool: Pool, journal: Journal, wan
         if journal.vm(uuid)["state"] == "failed":
             failed.append(uuid)
 
-    with journal.phase("restore"):
-        lanes.in_order(bring, order, lanes.bounded(wanted.parallel))
+    with connect_patiently() as hypervisor, journal.phase("restore"):
+        untold = lanes.in_order(lambda uuid: bring(hypervisor, uuid), order, lanes.bounded(wanted.parallel))
+    for uuid, exc in untold:
+        journal.warn(_told(journal.vm(uuid), exc))
     return len(tried) == len(order)
 
 
@@ -277,11 +294,11 @@ def _restore_or_keep(
     deadline_s: float,
     network: Network,
 ) -> None:
-    """Restore one VM, with a second try; what fails twice stays as it is, on record. Also for a disk that fails."""
+    """Restore one VM, with a second try; what fails twice stays as it is, on record, whatever it fails by."""
     try:
         restore(hypervisor, pool, journal, uuid, deadline_s, network.wait_for)
         return
-    except (HoldfastError, OSError) as exc:
+    except Exception as exc:
         if network.missed and journal.vm(uuid)["state"] in HELD:
             journal.record("vm_failed", uuid=uuid, error=str(exc))
             return
@@ -292,11 +309,16 @@ def _restore_or_keep(
             _catch_up(again, pool, journal, journal.vm(uuid))
             if journal.vm(uuid)["state"] in HELD:
                 restore(again, pool, journal, uuid, deadline_s, network.wait_for)
-    except (HoldfastError, OSError) as exc:
+    except Exception as exc:
         if journal.vm(uuid)["state"] in HELD:
             journal.record("vm_failed", uuid=uuid, error=str(exc))
         else:
             journal.warn(str(exc))
+
+
+def _told(vm: Dict[str, Any], trouble: Exception) -> str:
+    """A failure in words that say which VM it is about."""
+    return str(trouble) if isinstance(trouble, HoldfastError) else f"VM {vm['name']}: {trouble!r}"
 
 
 def _none_came_back(journal: Journal) -> List[str]:
