@@ -75,6 +75,10 @@ class Guest:
         self.started = self.left = False
         self.looks_until_saved = 0
 
+    @property
+    def is_listed(self) -> bool:
+        return self._state != "gone"
+
     def state(self) -> str:
         return self._state
 
@@ -156,7 +160,7 @@ class Scene:
         self.connected = self.connected and self.restarted != ("before", self.looks)
         self.ask()
         self.connected = self.restarted != ("after", self.looks)
-        return [guest for guest in self.guests if guest.state() != "gone"]
+        return [guest for guest in self.guests if guest.is_listed]
 
     def domain(self, uuid: str) -> Guest:
         self.ask()
@@ -489,6 +493,72 @@ def test_a_fresh_start_that_cannot_be_noted_takes_no_other_vm_along(
     monkeypatch.setattr(Journal, "record", without_room)
     recover.recover(scene.config)
     assert [guest.started for guest in scene.defined] == [True, True]
+
+
+class Ending(Guest):
+    """One whose QEMU ends after libvirt listed it; ``asked``: the question that fails for it."""
+
+    def __init__(self, uuid: str, asked: str = "") -> None:
+        super().__init__(uuid, "shutoff")
+        self.asked = asked
+
+    def state(self) -> str:
+        self.end("its state")
+        return "paused" if self.asked == "its job" else super().state()
+
+    def job(self) -> str:
+        self.end("its job")
+        return super().job()
+
+    def end(self, asked: str) -> None:
+        if asked == self.asked:
+            self._state = "gone"
+            raise VmError("VM db: domain is not running")
+
+
+@pytest.fixture(params=["", "its state", "its job"])
+def ending(request: pytest.FixtureRequest) -> Ending:
+    return Ending(DB, request.param)
+
+
+def test_a_qemu_that_ends_as_it_is_looked_at_has_not_used_the_state(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, ending: Ending
+) -> None:
+    """It never took it, as one whose disks are not there."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    saved = scene.config.state_dir / DB
+    saved.touch()
+    scene.guests = [ending]
+    assert states(scene.recover())["db"] == "resumed"
+    assert "restore 11" in scene.deeds
+    assert saved.exists(), "the stand-in for restore does not use it, and nobody else may"
+
+
+def test_a_save_that_ends_as_it_is_looked_at_is_restored_from(scene: Scene, ending: Ending) -> None:
+    scene.journal.record("vm_paused", uuid=DB, was_paused=False)
+    scene.guests, scene.whole = [ending, Guest(WEB, "running")], {DB}
+    assert states(scene.recover())["db"] == "resumed"
+    assert "restore 11" in scene.deeds
+
+
+@pytest.mark.parametrize("event", ["vm_paused", "vm_resuming"])
+def test_one_whose_qemu_ends_as_it_is_looked_at_is_lost(scene: Scene, ending: Ending, event: str) -> None:
+    for name in ("vm_saved", event):
+        scene.journal.record(name, uuid=DB, was_paused=False)
+    scene.guests, scene.defined = [ending, Guest(WEB, "running")], [Guest(DB, "shutoff")]
+    assert states(scene.recover())["db"] == "lost"
+
+
+def test_a_guest_that_crashed_and_is_kept_for_a_look_had_run(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a QEMU, by its definition's <on_crash>preserve</on_crash>: a person had resumed it."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    saved = scene.config.state_dir / DB
+    saved.touch()
+    scene.guests = [Guest(DB, "crashed")]
+    assert states(scene.recover())["db"] == "resumed"
+    assert not saved.exists()
 
 
 def test_after_the_jump_the_most_important_vm_comes_back_first(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

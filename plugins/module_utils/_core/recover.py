@@ -244,10 +244,20 @@ def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any], limit_s: float
 
 
 def _sighting(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Sighting:
+    try:
+        return _seen(hypervisor, pool, vm)
+    except VmError:  # its QEMU may have ended between two questions
+        return _seen(hypervisor, pool, vm)
+
+
+def _seen(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Sighting:
     domain = next((one for one in hypervisor.running() if one.uuid == vm["uuid"]), None)
-    if domain:
-        return Sighting(vm["state"], domain.state(), bool(domain.job()))
-    # Looked at only where it matters: one that cannot be read now keeps its VM from being judged.
+    state = domain.state() if domain else "shutoff"
+    # It ends after it was listed, at times. (A guest that crashed and is preserved has a QEMU, and had run.)
+    if domain and state != "shutoff":
+        return Sighting(vm["state"], state, bool(domain.job()))
+    # Only now: a save is whole before its QEMU ends. And only where it matters: a state that cannot be read now keeps
+    # its VM from being judged.
     whole = vm["state"] == "paused" and saveimage.is_whole(suspending.state_path(pool, vm["uuid"]))
     unsaved = vm["state"] == "resuming" or (vm["state"] == "paused" and not whole)
     return Sighting(vm["state"], state_whole=whole, left=unsaved and _ended_on_purpose(hypervisor, vm["uuid"]))
