@@ -270,14 +270,56 @@ def test_vms_that_a_killed_agent_had_paused_go_on_where_they_are(scene: Scene) -
     assert open_journal(scene.config.state_dir).state == "none"
 
 
-def test_nobody_waits_for_a_save_of_another_one(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def saving(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Guest]:
+    """Two VMs that were paused when the agent was killed; the first one is being saved."""
     monkeypatch.setattr(recover, "LOOK_S", 0.0)
     for uuid in (DB, WEB):
         scene.journal.record("vm_paused", uuid=uuid, was_paused=False)
     scene.guests = [Guest(DB, "paused"), Guest(WEB, "paused")]
     scene.guests[0].looks_until_saved = 5
+    return scene.guests
+
+
+def test_nobody_waits_for_a_save_of_another_one(scene: Scene, saving: list[Guest]) -> None:
     assert set(states(scene.recover()).values()) == {"resumed"}
     assert [deed for deed in scene.deeds if deed.startswith("go on")] == ["go on 22", "go on 11"]
+
+
+def test_one_that_is_suspended_waits_for_no_save_of_another_one_either(scene: Scene, saving: list[Guest]) -> None:
+    scene.journal.record("vm_saved", uuid=WEB, ram_bytes=1, state_bytes=1)
+    scene.guests = saving[:1]
+    assert set(states(scene.recover()).values()) == {"resumed"}
+    assert [deed for deed in scene.deeds if deed.startswith(("restore", "go on"))] == ["restore 22", "go on 11"]
+
+
+def test_one_whose_save_ends_waits_for_no_save_of_another_one(
+    scene: Scene, saving: list[Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving[0].looks_until_saved = 50
+    web = saving[1]
+    web.looks_until_saved = 3
+    job = web.job
+
+    def ends() -> str:
+        if not job():
+            web.destroy()
+            scene.whole.add(WEB)
+        return "job type 2"
+
+    monkeypatch.setattr(web, "job", ends)
+    assert set(states(scene.recover()).values()) == {"resumed"}
+    assert [deed for deed in scene.deeds if deed.startswith(("restore", "go on"))] == ["restore 22", "go on 11"]
+
+
+def test_a_save_that_does_not_end_is_named(scene: Scene, saving: list[Guest], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover, "SAVE_LIMIT_S", 0.1)
+    saving[0].looks_until_saved = 10**9
+    with pytest.raises(HoldfastError, match="not brought back: db: paused"):
+        scene.recover()
+    journal = open_journal(scene.config.state_dir)
+    assert (states(journal), len(journal.view["warnings"])) == ({"db": "paused", "web": "resumed"}, 1)
+    assert "VM db: its state is still being saved after 0 s" in journal.view["warnings"][0]
 
 
 def test_vms_go_on_even_when_there_is_no_room_to_say_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +369,21 @@ def test_nobody_is_started_afresh_while_libvirt_does_not_say_why_it_is_off(scene
     scene.defined[0].left, scene.restarted = True, ("after", 2)
     assert states(scene.recover())["web"] == "lost"
     assert not scene.defined[0].started
+
+
+def test_one_whose_save_fails_goes_on_even_when_nothing_can_be_put_on_record(
+    scene: Scene, saving: list[Guest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.journal.record("vm_saved", uuid=WEB, ram_bytes=1, state_bytes=1)
+    scene.guests = saving[:1]
+
+    def no_room(_journal: Journal, _event: str, **_fields: Any) -> None:
+        raise HoldfastError("cannot write journal.jsonl: No space left on device")
+
+    monkeypatch.setattr(Journal, "record", no_room)
+    with pytest.raises(HoldfastError, match="No space left"):
+        scene.recover()
+    assert "go on 11" in scene.deeds
 
 
 def test_a_vm_that_was_saved_but_not_on_record_is_restored_from_that(scene: Scene) -> None:

@@ -25,7 +25,7 @@ from .restore import note_running, restore, verify
 from .standing import Sighting, Step, step_for
 
 SAVE_LIMIT_S = 600.0
-LOOK_S = 0.1
+LOOK_S = 0.3
 
 
 def recover(config: Config, reason: str = "") -> str:
@@ -171,41 +171,54 @@ def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network)
     False when VMs were left out, because the host had better go back.
     """
     order = sorted(journal.vms, key=lambda vm: -vm["priority"])
-    # Nobody waits for a save of another one that does not end.
-    _catch_up_all(pool, journal, _catch_up_all(pool, journal, order, limit_s=0))
-    return _restore_suspended(pool, journal, wanted, network)
+    saving = _catch_up_all(pool, journal, order)
+    try:
+        all_tried = _restore_suspended(pool, journal, wanted, network, order)
+    finally:
+        saved_tried = _bring_back_saved(pool, journal, wanted, network, saving)
+    return all_tried and saved_tried
 
 
-def _catch_up_all(
-    pool: Pool, journal: Journal, vms: Sequence[Dict[str, Any]], limit_s: float = SAVE_LIMIT_S
-) -> List[Dict[str, Any]]:
+def _bring_back_saved(
+    pool: Pool, journal: Journal, wanted: Request, network: Network, saving: Sequence[Dict[str, Any]]
+) -> bool:
+    """The same for VMs that are still being saved, each as soon as that is over: nobody waits for one that hangs."""
+    all_tried = True
+    deadline = time.monotonic() + SAVE_LIMIT_S
+    while saving and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+        looked_at, saving = saving, _catch_up_all(pool, journal, saving)
+        saved = [vm for vm in looked_at if vm not in saving]
+        all_tried = _restore_suspended(pool, journal, wanted, network, saved) and all_tried
+    for vm in saving:
+        journal.warn(f"VM {vm['name']}: its state is still being saved after {SAVE_LIMIT_S:.0f} s")
+    return all_tried
+
+
+def _catch_up_all(pool: Pool, journal: Journal, vms: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
     """Bring VMs, one after the other, as far as they go without restoring them; returns those still being saved."""
     saving = []
     with ExitStack() as stack:
         hypervisor = stack.enter_context(connect_patiently())
         for vm in vms:
-            done = _catch_up(hypervisor, pool, journal, vm, limit_s)
+            done = _catch_up(hypervisor, pool, journal, vm)
             if not hypervisor.answers():
                 # Its daemon was restarted: that shall cost this VM nothing, nor those that come after it.
                 hypervisor = stack.enter_context(connect_patiently())
-                done = _catch_up(hypervisor, pool, journal, vm, limit_s)
+                done = _catch_up(hypervisor, pool, journal, vm)
             if not done:
                 saving.append(vm)
     return saving
 
 
-def _catch_up(
-    hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str, Any], limit_s: float = SAVE_LIMIT_S
-) -> bool:
+def _catch_up(hypervisor: Hypervisor, pool: Pool, journal: Journal, vm: Dict[str, Any]) -> bool:
     """Bring one VM as far as it goes without restoring it. What does not work is on record, and tried again.
 
-    False when it is still being saved after ``limit_s`` seconds.
+    False while it is being saved.
     """
     try:
-        step = _look(hypervisor, pool, vm, limit_s)
+        step = step_for(_sighting(hypervisor, pool, vm))
         if step is Step.WAIT:
-            if limit_s:
-                journal.warn(f"VM {vm['name']}: its state is still being saved after {limit_s:.0f} s")
             return False
         if step is Step.GO_ON:
             suspending.unpause(hypervisor, vm)
@@ -235,14 +248,6 @@ def _catch_up(
     return True
 
 
-def _look(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any], limit_s: float) -> Step:
-    """What this VM needs; waits so long for a save that is under way."""
-    deadline = time.monotonic() + limit_s
-    while (step := step_for(_sighting(hypervisor, pool, vm))) is Step.WAIT and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
-    return step
-
-
 def _sighting(hypervisor: Hypervisor, pool: Pool, vm: Dict[str, Any]) -> Sighting:
     try:
         return _seen(hypervisor, pool, vm)
@@ -269,14 +274,18 @@ def _ended_on_purpose(hypervisor: Hypervisor, uuid: str) -> bool:
     return domain is None or domain.ended_on_purpose()
 
 
-def _restore_suspended(pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:
-    """Restore what is suspended; begin no more once going back is the better way. Whether all were tried."""
-    waiting = [vm for vm in journal.vms if vm["state"] in HELD]
+def _restore_suspended(
+    pool: Pool, journal: Journal, wanted: Request, network: Network, vms: Sequence[Dict[str, Any]]
+) -> bool:
+    """Restore, in this order, what is suspended of these; begin no more once going back is the better way.
+
+    Whether all were tried.
+    """
+    waiting = [vm["uuid"] for vm in vms if vm["state"] in HELD]
     if not waiting:
         return True
     journal.record("phase_end", name="libvirt")
     journal.record("restoring")
-    order = [vm["uuid"] for vm in sorted(waiting, key=lambda vm: -vm["priority"])]
 
     tried: List[str] = []
     failed: List[str] = []
@@ -290,10 +299,10 @@ def _restore_suspended(pool: Pool, journal: Journal, wanted: Request, network: N
             failed.append(uuid)
 
     with connect_patiently() as hypervisor, journal.phase("restore"):
-        untold = lanes.in_order(lambda uuid: bring(hypervisor, uuid), order, lanes.bounded(wanted.parallel))
+        untold = lanes.in_order(lambda uuid: bring(hypervisor, uuid), waiting, lanes.bounded(wanted.parallel))
     for uuid, exc in untold:
         journal.warn(_told(journal.vm(uuid), exc))
-    return len(tried) == len(order)
+    return len(tried) == len(waiting)
 
 
 def _restore_or_keep(
