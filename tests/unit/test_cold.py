@@ -22,6 +22,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     domain,
     durable,
     fallback,
+    guard,
     kexec,
     monitor,
     permit,
@@ -134,6 +135,12 @@ class House(Host[Guest]):
             raise VmError(f"VM {name}: cannot be started for its restore: no room")
         guest.state_now, guest.waits = "paused", True
         return guest
+
+    def running(self) -> list[Guest]:
+        return []
+
+    def answers(self) -> bool:
+        return True
 
     def states(self) -> list[str]:
         return [str(vm["state"]) for vm in latest(self.config.state_dir).vms]
@@ -409,6 +416,76 @@ def test_a_disk_that_fails_keeps_no_other_one_off(house: House) -> None:
         recover.close(house.config, house.journal, "aborted", "")
     assert house.states()[:2] == ["resumed", "stored"]
     assert (house.guests[BIG].state_now, house.guests[BIG].image.exists()) == ("shutoff", True)
+
+
+class Pool:
+    """A pool of which nothing is wanted here. ``refused``: it cannot be attached."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.refused = folder, ""
+
+    def attach(self, _content: object) -> None:
+        if self.refused:
+            raise HoldfastError(self.refused)
+
+    def vault_of(self, uuid: str) -> Path:
+        return self.folder / uuid
+
+
+@pytest.fixture
+def stored(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
+    """Two VMs are on disk, and the live update is taken back."""
+    pool = Pool(tmp_path)
+    house.store()
+    monkeypatch.setattr(recover, "open_pool", lambda _config: pool)
+    monkeypatch.setattr(recover, "connect_patiently", lambda: nullcontext(house))
+    monkeypatch.setattr(kexec, "boot_id", lambda: "old")
+    monkeypatch.setattr(kexec, "unload", lambda: None)
+    return pool
+
+
+def refuse(*_arguments: object) -> None:
+    raise HoldfastError("there is no kexec here any more")
+
+
+def test_they_go_on_although_the_loaded_kernel_cannot_be_unloaded(
+    house: House, stored: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kexec, "unload", refuse)
+    with pytest.raises(HoldfastError, match="there is no kexec here any more"):
+        recover.recover(house.config)
+    assert house.states() == ["resumed", "resumed", "pending"]
+    assert not open_journal(house.config.state_dir).is_settled
+
+
+@pytest.mark.parametrize("boot_id", ["old", "cold"], ids=["before the jump", "after a power cut"])
+def test_they_go_on_although_the_pool_cannot_be_attached(
+    house: House, stored: Pool, monkeypatch: pytest.MonkeyPatch, boot_id: str
+) -> None:
+    """They may have their RAM outside of it."""
+    monkeypatch.setattr(kexec, "boot_id", lambda: boot_id)
+    stored.refused = "this host has no RAM for a pool any more"
+    with pytest.raises(HoldfastError, match="no RAM for a pool"):
+        recover.recover(house.config)
+    assert house.states()[:2] == ["resumed", "resumed"]
+
+
+def test_what_comes_of_them_does_not_hide_why_nobody_else_goes_on(house: House, stored: Pool) -> None:
+    stored.refused = "this host has no RAM for a pool any more"
+    house.guests[OLD].refused = "state"
+    with pytest.raises(HoldfastError, match="no RAM for a pool"):
+        recover.recover(house.config)
+    assert house.states() == ["stored", "resumed", "pending"]
+
+
+def test_nobody_goes_on_in_a_kernel_whose_end_cannot_be_stopped(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On disk they outlive it, and what they were is used up when they go on."""
+    house.store()
+    house.arrive()
+    monkeypatch.setattr(guard, "end", refuse)
+    with pytest.raises(HoldfastError):
+        recover.close(house.config, house.journal, "restored", "")
+    assert house.states()[:2] == ["stored", "stored"]
 
 
 def test_one_that_is_given_up_leaves_no_image(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

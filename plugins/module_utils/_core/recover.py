@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence
 
 from . import attach, fallback, guard, health, kexec, lanes, monitor, restarts, saveimage
 from . import request as requests
@@ -51,13 +51,14 @@ def recover(config: Config, reason: str = "") -> str:
 
 def _take_back(config: Config, pool: Pool, journal: Journal, reason: str) -> str:
     """Nothing has happened that cannot be undone: every VM goes on, here and now, with what it had."""
-    pool.attach(Content.TRUSTED)
     wanted = _wanted(config, journal)
-    # Whatever comes next, a plain reboot shall not go where this live update was to go.
-    with suppress(HoldfastError):
+    with _owed_started(config, journal, wanted):
+        pool.attach(Content.TRUSTED)
+        # Whatever comes next, a plain reboot shall not go where this live update was to go.
+        with suppress(HoldfastError):
+            kexec.unload()
+        _bring_back(pool, journal, wanted, Network(journal, wanted.network_s))
         kexec.unload()
-    _bring_back(pool, journal, wanted, Network(journal, wanted.network_s))
-    kexec.unload()
     return close(config, journal, "aborted", reason)
 
 
@@ -82,10 +83,12 @@ def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
     """The RAM is gone. What may start afresh does; what may not waits for somebody to say so."""
     attach.disarm(journal)
     attach.report_lost(journal)
-    pool.attach(Content.FRESH)
+    wanted = _wanted(config, journal)
+    with _owed_started(config, journal, wanted):
+        pool.attach(Content.FRESH)
     _go_on_from_disk(pool, journal)
     _restart_lost(journal)
-    restarts.start(config, journal, _wanted(config, journal))
+    restarts.start(config, journal, wanted)
     return settle(config, journal)
 
 
@@ -96,6 +99,22 @@ def _go_on_from_disk(pool: Pool, journal: Journal) -> None:
         with connect_patiently() as hypervisor:
             for vm in resuming:
                 _catch_up(hypervisor, pool, journal, vm)
+
+
+@contextmanager
+def _owed_started(config: Config, journal: Journal, wanted: Request) -> Iterator[None]:
+    """When the block fails, start those that are owed a start before that is raised: they have no part in it.
+
+    Not for a kernel that may still be left, by its guard or for the old one: whoever was started is lost then.
+    """
+    try:
+        yield
+    except Exception:
+        try:
+            restarts.start(config, journal, wanted)
+        except Exception as exc:
+            journal.warn(f"VMs that are off for the upgrade are not started: {exc}")
+        raise
 
 
 def _restart_lost(journal: Journal) -> None:
@@ -348,6 +367,7 @@ def _none_came_back(journal: Journal) -> List[str]:
 
 def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     """Put the end on record. Raises HoldfastError when VMs are left over."""
+    # Nobody is started, and no image used up, in a kernel that its guard will end.
     guard.end()
     restarts.start(config, journal, _wanted(config, journal))
     left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in UNFINISHED]
