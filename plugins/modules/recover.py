@@ -136,7 +136,10 @@ STORED_AWAY = (
     "it is saved on disk with its RAM: recover again, which brings it back; or give it up (give_up, --give-up), which "
     "deletes that, so that it may start from its disk"
 )
-ADRIFT = "recover again; the host's own log says more: journalctl -u holdfast-restore.service"
+ADRIFT = (
+    "recover again; the host's own log says more: journalctl -u holdfast-restore.service; one that has no QEMU "
+    "can be given up (give_up, --give-up), so that it may start from its disk"
+)
 WORDS = {
     "restored": "is done",
     "aborted": "was taken back, its VMs go on under the old kernel",

@@ -232,7 +232,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(recover, "verify", lambda _pool, _vm: None)
     monkeypatch.setattr(recover.saveimage, "is_whole", lambda path: path in scene.whole)
     monkeypatch.setattr(suspend, "state_path", lambda _pool, uuid: uuid)
-    monkeypatch.setattr(suspend, "_evidence", lambda _pool, _uuid, _name, _coverage: {"state_bytes": 1})
+    monkeypatch.setattr(suspend, "_evidence", lambda _pool, _uuid, _coverage: {"state_bytes": 1})
     monkeypatch.setattr(suspend, "unpause", lambda _hypervisor, vm: scene.deeds.append(f"go on {vm['uuid'][:2]}"))
     monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "10.0.2")
     monkeypatch.setattr(fallback, "go_back", go_back)
@@ -1116,6 +1116,27 @@ def test_only_a_vm_that_waits_can_be_given_up(scene: Scene) -> None:
     scene.saved()
     with pytest.raises(HoldfastError, match="no VM ghost waits on this host -- waiting: db, web"):
         recover.give_up(scene.config, ["ghost"])
+
+
+@pytest.mark.parametrize("event", ["vm_paused", "vm_resuming"])
+def test_one_that_has_no_qemu_can_be_given_up_whatever_it_waits_for(scene: Scene, event: str) -> None:
+    for name in ("vm_saved", event):
+        scene.journal.record(name, uuid=WEB, was_paused=False)
+    scene.defined = [Guest(WEB, "shutoff")]
+    recover.give_up(scene.config, ["web"])
+    assert states(latest(scene.config.state_dir)) == {"db": "pending", "web": "given_up"}
+    assert "release 22" in scene.deeds
+
+
+@pytest.mark.parametrize("state", ["paused", "running", "crashed"])
+def test_one_that_has_a_qemu_goes_on_and_is_not_given_up(scene: Scene, state: str) -> None:
+    scene.arrived()
+    scene.journal.record("vm_resuming", uuid=WEB)
+    scene.guests = [Guest(WEB, state)]
+    with pytest.raises(HoldfastError, match=f"VM web is not off, it is {state} .*holdfast-agent recover"):
+        recover.give_up(scene.config, ["db", "web"])
+    assert states(open_journal(scene.config.state_dir)) == {"db": "suspended", "web": "resuming"}
+    assert scene.deeds == []
 
 
 def test_when_all_are_given_up_nothing_stands_in_the_way_of_the_next_live_update(scene: Scene) -> None:

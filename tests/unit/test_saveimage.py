@@ -135,7 +135,19 @@ def test_a_format_that_nobody_here_can_read_is_refused(tmp_path: Path, number: i
 def test_no_host_jumps_with_a_state_that_could_not_be_read_after_the_jump(
     tmp_path: Path, number: int, stream: bytes
 ) -> None:
-    image(tmp_path / "state", number, stream)
-    pool: Any = SimpleNamespace(vault_of=lambda _uuid: tmp_path, ram_of=lambda _uuid: ())
     with pytest.raises(VmError):
-        suspend._evidence(pool, "db1", "db1", "sampled")
+        suspend._check(image(tmp_path / "state", number, stream), "db1")
+
+
+@pytest.mark.parametrize("trouble", ["too large", "cannot be unpacked"])
+def test_in_the_boot_that_saved_it_a_state_is_tried_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """Nobody jumps with it; and to be off, with a state that nobody tries, is no better than a restore that fails."""
+    image(tmp_path / "state", GZIP, b"no gzip" if trouble == "cannot be unpacked" else gzip.compress(STREAM))
+    monkeypatch.setattr(suspend, "LARGEST_STATE_BYTES", 1 if trouble == "too large" else 1 << 20)
+    pool: Any = SimpleNamespace(vault_of=lambda _uuid: tmp_path, ram_of=lambda _uuid: ())
+    recorded: list[str] = []
+    journal: Any = SimpleNamespace(record=lambda event, **_fields: recorded.append(event))
+    suspend.note_saved(pool, journal, {"uuid": "db1", "name": "db1"})
+    assert recorded == ["vm_saved"]

@@ -329,7 +329,7 @@ def test_nothing_of_a_vms_memory_is_on_record(pool: Mounted, tmp_path: Path) -> 
     pool.keep(UUID, 3, "db1")
     header = saveimage.MAGIC + struct.pack("=5I", 2, 1, 1, 0, 0)
     suspend.state_path(pool, UUID).write_bytes(header.ljust(saveimage.HEADER_BYTES, b"\0") + b"\0" + secret)
-    evidence = suspend._evidence(pool, UUID, "db1", integrity.FULL)
+    evidence = suspend._evidence(pool, UUID, integrity.FULL)
     assert set(evidence) == {"state_bytes", "state_sha256", "ram_proofs"}
     assert set(evidence["ram_proofs"]["pc.ram"]) == {"inode", "size_bytes", "coverage", "sha256"}
     assert "horse" not in json.dumps(evidence)

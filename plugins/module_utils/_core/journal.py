@@ -76,8 +76,10 @@ VM_STATES: Mapping[str, Optional[str]] = {
 }
 # RAM of a VM in one of these states exists only in the pool.
 HELD = ("suspended", "failed")
+# A VM in one of these states may have a QEMU, which has all that there is of it then.
+ADRIFT = ("paused", "resuming")
 # A VM in one of these states is not where it belongs yet.
-OPEN = ("paused", "resuming", *HELD)
+OPEN = (*ADRIFT, *HELD)
 # RAM of a VM in one of these states is on disk, or on its way there.
 STORED = ("storing", "stored")
 # Off for the upgrade, or about to be: owed a start.
@@ -86,7 +88,7 @@ OWED = ("shutting_down", "shut_down", *STORED)
 UNFINISHED = (*OPEN, *OWED)
 # Unless a live update is at work, a VM in one of these states waits for somebody.
 WAITING = (*UNFINISHED, "lost")
-# What a person may give up.
+# What a person may give up; one that is adrift only when it has no QEMU.
 LEFT_OVER = (*HELD, *OWED, "lost")
 
 

@@ -17,7 +17,7 @@ from .attach import Boot
 from .config import Config
 from .errors import HoldfastError, VmError
 from .hypervisor import Hypervisor, connect_patiently
-from .journal import HELD, LEFT_OVER, STORED, TERMINAL, UNFINISHED, WAITING, Journal, open_journal
+from .journal import ADRIFT, HELD, STORED, TERMINAL, UNFINISHED, WAITING, Journal, open_journal
 from .network import Network
 from .pool import Content, Pool, open_pool
 from .request import Request
@@ -140,14 +140,15 @@ def give_up(config: Config, names: List[str]) -> str:
     """Let go of VMs that cannot be brought back, so that they may start afresh from their disks.
 
     For a person who has decided so: their RAM and saved state are deleted. Raises HoldfastError for a VM that is not
-    waiting here.
+    waiting here, or for which its QEMU waits.
     """
     journal, pool = open_journal(config.state_dir), open_pool(config)
-    waiting = {vm["name"]: vm for vm in journal.vms if vm["state"] in LEFT_OVER}
+    waiting = {vm["name"]: vm for vm in journal.vms if vm["state"] in WAITING}
     unknown = sorted(set(names) - set(waiting))
     if unknown:
         there = ", ".join(sorted(waiting)) or "none"
         raise HoldfastError(f"no VM {', '.join(unknown)} waits on this host", f"waiting: {there}")
+    _require_off([waiting[name] for name in names if waiting[name]["state"] in ADRIFT])
     for name in names:
         pool.release(waiting[name]["uuid"])
         if waiting[name]["state"] in STORED:
@@ -164,13 +165,26 @@ def give_up(config: Config, names: List[str]) -> str:
     return settle(config, journal)
 
 
+def _require_off(vms: Sequence[Dict[str, Any]]) -> None:
+    """Raise HoldfastError when one of these has a QEMU, and so all that there is of it; or when nobody can tell."""
+    if not vms:
+        return
+    with connect_patiently() as hypervisor:
+        for vm in vms:
+            domain = hypervisor.find(vm["uuid"])
+            state = domain.state() if domain else "shutoff"
+            if state != "shutoff":
+                found = f"VM {vm['name']} is not off, it is {state}"
+                raise HoldfastError(found, "holdfast-agent recover has it go on; or end it before you give it up")
+
+
 def settle(config: Config, journal: Journal) -> str:
     """Close a finished generation if nothing of it waits for anybody; returns how it stands, a sentence."""
     _forget_guard(config, journal)
     if journal.is_settled:
         requests.remove(config.state_dir)
         journal.archive()
-    waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in LEFT_OVER]
+    waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in WAITING]
     left = f"; waiting: {', '.join(waiting)}" if waiting else ""
     return f"generation {journal.generation} {journal.state}{left}"
 

@@ -47,18 +47,20 @@ def save(hypervisor: Hypervisor, pool: Pool, journal: Journal, uuid: str, covera
     kept = pool.keep(uuid, domain.id, domain.name)
     monitor.keep_ram_in_place(domain)
     domain.save(str(state_path(pool, uuid)))
-    evidence = _evidence(pool, uuid, domain.name, coverage)
+    _check(state_path(pool, uuid), domain.name)
+    evidence = _evidence(pool, uuid, coverage)
     journal.record("vm_saved", uuid=uuid, ram_bytes=sum(ram.size_bytes for ram in kept), **evidence)
 
 
 def note_saved(pool: Pool, journal: Journal, record: Dict[str, Any]) -> None:
     """Put on record what was saved by an agent that was ended before it could. Raises VmError.
 
-    Only in the boot that saved it: there is nothing else to compare it with.
+    Only in the boot that saved it: there is nothing else to compare it with. No jump comes after it, so a state that
+    would not be jumped with is on record, too: whether it is of use is found out by restoring it.
     """
     uuid = record["uuid"]
     ram_bytes = sum(ram.stat().st_size for ram in pool.ram_of(uuid))
-    journal.record("vm_saved", uuid=uuid, ram_bytes=ram_bytes, **_evidence(pool, uuid, record["name"], _asked(journal)))
+    journal.record("vm_saved", uuid=uuid, ram_bytes=ram_bytes, **_evidence(pool, uuid, _asked(journal)))
 
 
 def _asked(journal: Journal) -> str:
@@ -77,9 +79,8 @@ def unpause(hypervisor: Hypervisor, record: Dict[str, Any]) -> None:
         domain.resume()
 
 
-def _evidence(pool: Pool, uuid: str, name: str, coverage: str) -> Dict[str, Any]:
-    """Sizes and checksums of what was just written, for the restore to compare with. Raises VmError if it is no use."""
-    path = state_path(pool, uuid)
+def _check(path: Path, name: str) -> None:
+    """Raise VmError for a state that is of no use after the jump, or may be."""
     size = path.stat().st_size
     if size > LARGEST_STATE_BYTES:
         found = f"its state file has {size} bytes, so RAM was written into it"
@@ -87,6 +88,11 @@ def _evidence(pool: Pool, uuid: str, name: str, coverage: str) -> Dict[str, Any]
     # What libvirt compressed is unpacked for a trial: the restore, after the jump, can do no more than that.
     with saveimage.stream(path, UNPACK_LIMIT_S):
         pass
+
+
+def _evidence(pool: Pool, uuid: str, coverage: str) -> Dict[str, Any]:
+    """Sizes and checksums of what was just written, for the restore to compare with. Raises HoldfastError."""
+    path = state_path(pool, uuid)
     durable.sync(path)
     proofs = {ram.name: integrity.ram_proof(ram, uuid, coverage) for ram in pool.ram_of(uuid)}
-    return {"state_bytes": size, "state_sha256": integrity.sha256(path), "ram_proofs": proofs}
+    return {"state_bytes": path.stat().st_size, "state_sha256": integrity.sha256(path), "ram_proofs": proofs}
