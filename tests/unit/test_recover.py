@@ -812,6 +812,17 @@ def test_a_host_goes_back_before_all_have_failed_where_the_operator_says_so(
     assert scene.deeds == ["restore 11", "restore 11", "go back"]
 
 
+def test_under_the_old_kernel_no_vm_is_left_out_for_the_way_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jump did not come off: there is nowhere to go back to."""
+    scene.saved()
+    monkeypatch.setattr(lanes, "bounded", lambda _wanted: 1)
+    requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", fallback_after=1))
+    scene.unrestorable = {DB}
+    with pytest.raises(HoldfastError, match="QEMU refuses its state"):
+        scene.recover()
+    assert states(open_journal(scene.config.state_dir)) == {"db": "failed", "web": "resumed"}
+
+
 def test_going_back_can_be_forbidden(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.arrived()
     boots_as(monkeypatch, "new")

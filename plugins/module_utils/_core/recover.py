@@ -51,7 +51,8 @@ def recover(config: Config, reason: str = "") -> str:
 
 def _take_back(config: Config, pool: Pool, journal: Journal, reason: str) -> str:
     """Nothing has happened that cannot be undone: every VM goes on, here and now, with what it had."""
-    wanted = _wanted(config, journal)
+    # Nobody is left out for a way back: this is the old kernel.
+    wanted = replace(_wanted(config, journal), fallback_after=0)
     with _owed_started(config, journal, wanted):
         pool.attach(Content.TRUSTED)
         # Whatever comes next, a plain reboot shall not go where this live update was to go.
