@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -821,6 +822,26 @@ def test_under_the_old_kernel_no_vm_is_left_out_for_the_way_back(scene: Scene, m
     with pytest.raises(HoldfastError, match="QEMU refuses its state"):
         scene.recover()
     assert states(open_journal(scene.config.state_dir)) == {"db": "failed", "web": "resumed"}
+
+
+def test_a_start_that_hangs_in_libvirt_keeps_no_other_vm_waiting(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on storage that does not answer: no limit of ours reaches what libvirt waits for."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    monkeypatch.setattr(lanes, "bounded", lambda _wanted: 1)
+    requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", deadline_s=0.05))
+    restored = threading.Event()
+    restore = recover.restore
+
+    def hangs(*arguments: Any) -> None:
+        if DB in arguments:
+            assert restored.wait(5)
+        restore(*arguments)
+        restored.set()
+
+    monkeypatch.setattr(recover, "restore", hangs)
+    assert states(scene.recover()) == {"db": "resumed", "web": "resumed"}
+    assert [deed for deed in scene.deeds if deed.startswith("restore")] == ["restore 22", "restore 11"]
 
 
 def test_going_back_can_be_forbidden(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

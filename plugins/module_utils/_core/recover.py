@@ -333,7 +333,10 @@ def _restore_suspended(
             failed.append(uuid)
 
     with connect_patiently() as hypervisor, journal.phase("restore"):
-        untold = lanes.in_order(lambda uuid: bring(hypervisor, uuid), waiting, lanes.bounded(wanted.parallel))
+        # A start may hang in libvirt for as long as storage does not answer, and nothing of ours ends that.
+        untold = lanes.in_order(
+            lambda uuid: bring(hypervisor, uuid), waiting, lanes.bounded(wanted.parallel), wanted.deadline_s
+        )
     for uuid, exc in untold:
         journal.warn(_told(journal.vm(uuid), exc))
     return len(tried) == len(waiting)
