@@ -136,8 +136,8 @@ class House(Host[Guest]):
         guest.state_now, guest.waits = "paused", True
         return guest
 
-    def running(self) -> list[Guest]:
-        return []
+    def find(self, uuid: str) -> Guest | None:
+        return self.guests.get(uuid)
 
     def answers(self) -> bool:
         return True

@@ -401,7 +401,7 @@ def test_what_is_put_on_record_later_is_proven_as_the_operator_asked(
 ) -> None:
     found: list[str] = []
 
-    def evidence(_pool: Any, _uuid: str, _name: str, coverage: str) -> dict[str, int]:
+    def evidence(_pool: Any, _uuid: str, coverage: str) -> dict[str, int]:
         found.append(coverage)
         return {"state_bytes": 1}
 

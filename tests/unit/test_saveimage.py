@@ -148,6 +148,6 @@ def test_in_the_boot_that_saved_it_a_state_is_tried_all_the_same(
     monkeypatch.setattr(suspend, "LARGEST_STATE_BYTES", 1 if trouble == "too large" else 1 << 20)
     pool: Any = SimpleNamespace(vault_of=lambda _uuid: tmp_path, ram_of=lambda _uuid: ())
     recorded: list[str] = []
-    journal: Any = SimpleNamespace(record=lambda event, **_fields: recorded.append(event))
+    journal: Any = SimpleNamespace(path=tmp_path / "j", record=lambda event, **_fields: recorded.append(event))
     suspend.note_saved(pool, journal, {"uuid": "db1", "name": "db1"})
     assert recorded == ["vm_saved"]
