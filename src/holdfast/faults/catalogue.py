@@ -19,6 +19,7 @@ KILL_AGENT = "kill -KILL $AGENT"
 # And once more, as soon as somebody is at work on bringing the VMs back.
 KILL_RECOVER = "pkill -KILL -f '^/usr/bin/python3 .*holdfast-agent recover'"
 KILL_AGENT_AGAIN = f"{KILL_AGENT}; until {KILL_RECOVER}; do sleep 0.05; done"
+HANG_LIBVIRTD = "kill -STOP $(pidof libvirtd)"
 KILL_LIBVIRTD = "kill -KILL $(pidof libvirtd)"
 JOURNAL = "/var/lib/holdfast/journal.jsonl"
 RESET = "echo b > /proc/sysrq-trigger"
@@ -246,6 +247,14 @@ BEFORE_THE_JUMP = (
     ),
     _kill("after one VM was saved", "suspend", f"vm_saved {UUID[TICK]}", Ending.ABORTED),
     _kill("when all VMs are suspended", "jump", "suspended", Ending.ABORTED),
+    Fault(
+        "libvirtd hangs during a save",
+        "suspend",
+        f"vm_paused {UUID[DB]}",
+        HANG_LIBVIRTD,
+        (Ending.ABORTED,),
+        limits={"deadline_s": 30},
+    ),
     Fault("libvirtd killed during a save", "suspend", f"vm_paused {UUID[DB]}", KILL_LIBVIRTD, (Ending.ABORTED,)),
     Fault(
         "QEMU of one VM killed during its save",
