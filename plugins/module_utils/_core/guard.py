@@ -33,6 +33,8 @@ DEVICES = Path("/dev")
 # What softdog calls itself (drivers/watchdog/softdog.c), and the letter that lets a watchdog stop.
 TIMER_IDENTITY = "Software Watchdog"
 STOP = b"V"
+# SHA-256, twice as fast in the lab. Absent from kernels that have it built in.
+HASHING_DRIVER = "sha256_ssse3"
 
 _ending = threading.Lock()
 
@@ -133,6 +135,10 @@ def read(state_dir: Path) -> Staged | None:
 def _load(staged: Staged) -> None:
     """Raises HoldfastError."""
     kdump.hold()
+    # VMs wait for this. A kernel before 6.16 makes checksums of what it loads by the CPU's own instructions only when
+    # their driver is there, and so early udev has not brought it yet.
+    with suppress(CommandFailed):
+        run(["modprobe", "-q", HASHING_DRIVER])
     try:
         kexec.load_crash(Path(staged.image), Path(staged.initrd), staged.command_line)
     except HoldfastError:
