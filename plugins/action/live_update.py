@@ -248,9 +248,20 @@ def is_leaving(start: Start, seen: Sighting) -> bool:
     return state == "jumping" and seen.boot_id == start.boot_id
 
 
+def is_recovering(seen: Sighting) -> bool:
+    """Whether VMs are being brought back, in whatever boot: systemd begins that when the live update fails, too."""
+    return seen.restore_unit in ("activating", "deactivating")
+
+
+def is_over(start: Start, seen: Sighting) -> bool:
+    """Whether the journal has come to its end; one that failed may still come to a better one."""
+    state = state_of(start, seen)
+    return state in TERMINAL_STATES and not (state == "failed" and is_recovering(seen))
+
+
 def is_dead(start: Start, seen: Sighting) -> bool:
     """Whether nothing on the host carries this live update on any more: then waiting is of no use."""
-    if is_leaving(start, seen):
+    if is_leaving(start, seen) or is_recovering(seen):
         return False
     if seen.boot_id == start.boot_id:
         return seen.update_unit in ("inactive", "failed")
@@ -363,7 +374,7 @@ class ActionModule(Patient):
                 return Ending(seen, self._gone(start, seen, error))
             self._publish(our_journal(start, seen), our_journal(start, now))
             seen = now
-            if our_journal(start, seen).get("state") in TERMINAL_STATES:
+            if is_over(start, seen):
                 return Ending(seen)
             dead_looks = dead_looks + 1 if is_dead(start, seen) else 0
             if dead_looks >= LOOKS_BEFORE_DEAD:

@@ -46,6 +46,9 @@ class Host(Generic[Guest]):
         monkeypatch.setattr(monitor, "qemu_version", lambda _domain: "11.1.3")
         monkeypatch.setattr(kexec, "running_cmdline", lambda: "root=/dev/vda1")
 
+    def answers(self) -> bool:
+        return True
+
     def domain(self, uuid: str) -> Guest:
         return self.guests[uuid]
 

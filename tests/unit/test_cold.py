@@ -139,9 +139,6 @@ class House(Host[Guest]):
     def find(self, uuid: str) -> Guest | None:
         return self.guests.get(uuid)
 
-    def answers(self) -> bool:
-        return True
-
     def states(self) -> list[str]:
         return [str(vm["state"]) for vm in latest(self.config.state_dir).vms]
 

@@ -134,6 +134,24 @@ def test_one_bit_that_flips_is_said_and_costs_nothing(tmp_path: Path) -> None:
         assert bool(told) != between, place
 
 
+def test_no_flipped_bit_makes_another_history(tmp_path: Path) -> None:
+    """What was put on record is read, or nothing is; the journal that is too short by a line is the dangerous one."""
+    journal = suspended(tmp_path)
+    whole = journal.path.read_bytes()
+    unreadable = 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            journal.path.write_bytes(bytes(damaged))
+            try:
+                assert open_journal(tmp_path).vms == journal.vms, (place, bit)
+            except JournalError:
+                unreadable += 1
+    # A line that ends in two, or does not end.
+    assert unreadable < len(whole) / 20
+
+
 def test_a_journal_with_a_damaged_copy_goes_on(tmp_path: Path) -> None:
     journal = suspended(tmp_path)
     journal.path.write_bytes(journal.path.read_bytes().replace(b"vm_paused", b"vm_pausex", 1))

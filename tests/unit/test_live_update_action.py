@@ -317,6 +317,17 @@ def test_units_that_gave_up_end_the_wait_early(monkeypatch: pytest.MonkeyPatch, 
     assert len(stage.commands) == live_update.LOOKS_BEFORE_DEAD
 
 
+@pytest.mark.parametrize("at_first", [journal("suspending"), journal("failed", "suspended", reason="no room")])
+def test_a_host_that_brings_its_vms_back_by_itself_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, at_first: dict[str, Any]
+) -> None:
+    """The agent was killed, and once more while it took VMs back; or some VM did not come back at the first try."""
+    working = answer(at_first, units="failed active activating")
+    over = answer(journal("aborted", "resumed", reason="the agent was ended"), units="failed active inactive")
+    stage = Stage(monkeypatch, [*[working] * (live_update.LOOKS_BEFORE_DEAD + 2), over])
+    assert stage.run()["result"] == "aborted"
+
+
 def test_an_older_closed_journal_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     older = answer(journal("restored", "resumed", generation="g-20260101T000000-000000"))
     stage = Stage(monkeypatch, [older], timeout_s=30)

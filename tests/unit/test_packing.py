@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -66,6 +68,29 @@ def test_the_core_is_read_out_of_a_zip_archive_too(tmp_path: Path, monkeypatch: 
     import shipped  # type: ignore[import-not-found]
 
     assert packing.core_sources(shipped) == {"__init__.py": b"", "agent.py": b"main = 1\n"}
+
+
+def test_the_agent_is_the_same_whatever_else_was_shipped_with_a_module(tmp_path: Path) -> None:
+    """What Ansible sends depends on what else the module imports: the one that installs and the one that compares."""
+    whole = packing.core_sources(_core)
+    assert "reservation.py" not in whole, "it is for modules alone"
+    shipped = ModuleType("shipped")
+    shipped.__path__ = [str(tmp_path)]
+    for name, source in whole.items():
+        (tmp_path / name).write_bytes(source)
+    (tmp_path / "for_another_module.py").write_bytes(b"from . import agent\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing.pkgutil, "get_data", lambda _package, name: (tmp_path / name).read_bytes())
+        assert packing.core_sources(shipped) == whole
+
+
+def test_everything_is_packed_that_the_agent_imports() -> None:
+    whole = packing.core_sources(_core)
+    for name, source in whole.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                wanted = [node.module] if node.module else [alias.name for alias in node.names]
+                assert {f"{module}.py" for module in wanted} <= set(whole), name
 
 
 @pytest.mark.parametrize(

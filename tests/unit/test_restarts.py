@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,52 @@ def test_one_that_does_not_start_is_named_and_tried_again(house: House) -> None:
     house.guests[GPU].broken = False
     recover.close(house.config, house.journal, "restored", "")
     assert states(latest(house.config.state_dir))["gpu"] == "started"
+
+
+def test_a_restart_of_libvirts_daemon_costs_nobody_its_start(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.shut_down()
+    connections: list[House] = []
+    lost: list[str] = []
+
+    @contextmanager
+    def connect() -> Iterator[House]:
+        connections.append(house)
+        lost.clear()
+        yield house
+
+    def domain(uuid: str) -> Guest:
+        if len(connections) == 1:
+            lost.append(uuid)
+        if lost:
+            raise VmError("VM nfs: cannot start it: internal error: client socket is closed")
+        return house.guests[uuid]
+
+    monkeypatch.setattr(restarts, "connect_patiently", connect)
+    monkeypatch.setattr(house, "domain", domain)
+    monkeypatch.setattr(house, "answers", lambda: not lost)
+    recover.close(house.config, house.journal, "aborted", "")
+    assert house.started == ["nfs", "gpu"]
+    assert len(connections) == 2
+
+
+def test_a_failed_look_says_nothing_of_a_vm_that_was_asked_to_shut_down(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been moved away meanwhile, and is not started here when libvirt has forgotten that."""
+    house.shut_down()
+    house.journal.record("vm_shutting_down", uuid=GPU, asked_at=time.time())
+
+    def silent(_uuid: str) -> Guest:
+        raise VmError("libvirt does not answer")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(house, "domain", silent)
+        with pytest.raises(HoldfastError, match="libvirt does not answer"):
+            recover.close(house.config, house.journal, "aborted", "")
+    assert house.state_of("gpu") == "shutting_down"
+    house.guests[GPU].unseen = True
+    recover.close(house.config, house.journal, "aborted", "")
+    assert house.started == ["nfs"]
 
 
 def test_a_start_that_cannot_be_noted_keeps_no_other_one_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

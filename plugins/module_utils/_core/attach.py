@@ -19,6 +19,7 @@ from .pool import Content, Pool, open_pool
 OWNER = "generation.json"
 # Of VMs in one of these states their owners dispose: whether they were still here, a kernel that starts does not know.
 FREE = ("pending", "resumed", "started")
+RAM_IS_GONE = "its RAM was lost: the host booted without the jump"
 LITTLE_MEMORY = (
     "this host runs in the small RAM of its crash kernel: take it out by an upgrade to the kernel that it runs "
     "(live_update_force), or move its VMs away and reboot it"
@@ -156,7 +157,7 @@ def report_lost(journal: Journal) -> None:
     else:
         reason = "the host booted in another way than by the jump: the contents of its RAM are gone"
         journal.record("failed", reason=reason)
-    _note_lost(journal, "its RAM was lost: the host booted without the jump", but=spared)
+    _note_lost(journal, RAM_IS_GONE, but=spared)
 
 
 def _spared(journal: Journal) -> Tuple[str, ...]:

@@ -65,7 +65,8 @@ VM_STATES: Mapping[str, Optional[str]] = {
     "vm_given_up": "given_up",
     "vm_shutting_down": "shutting_down",
     "vm_shut_down": "shut_down",
-    "vm_not_started": "shut_down",
+    # It may not even have been seen to be off.
+    "vm_not_started": None,
     "vm_started": "started",
     "vm_left_alone": "pending",
     "vm_storing": "storing",
@@ -105,11 +106,13 @@ class Journal:
     def load(cls, path: Path) -> Journal:
         """Read a journal file; an empty journal when there is none. Raises JournalError when it is damaged."""
         journal = cls(path)
-        raw = _read(path)
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) < len(raw):
-            journal._whole_bytes = len(whole)
-        halves = [number for number, line in enumerate(whole.splitlines(), 1) if journal._read_line(number, line)]
+        *lines, tail = _read(path).split(b"\n")
+        if len(_events(tail[:-1])) == 2:
+            # Not cut off: its end is another one than was written. It was acted upon, and must not be dropped.
+            raise _damaged(path, len(lines) + 1)
+        if tail:
+            journal._whole_bytes = sum(len(line) + 1 for line in lines)
+        halves = [number for number, line in enumerate(lines, 1) if journal._read_line(number, line)]
         if halves:
             listed = ", ".join(map(str, halves))
             journal.view["warnings"].append(f"{path} is damaged, and was read by its second copies: line {listed}")
@@ -197,10 +200,7 @@ class Journal:
         """Take a line's event into the view; whether one of its copies is damaged. Raises JournalError."""
         events = _events(line)
         if not events:
-            raise JournalError(
-                f"line {number} of {self.path} is damaged",
-                "nothing was changed; look at the file and at the pool before acting",
-            )
+            raise _damaged(self.path, number)
         self._fold(events[0])
         return len(events) < 2
 
@@ -274,6 +274,12 @@ def _read(path: Path) -> bytes:
         return b""
     except OSError as exc:
         raise JournalError(f"{path} cannot be read: {exc.strerror}", "nothing was changed; see to the disk") from exc
+
+
+def _damaged(path: Path, number: int) -> JournalError:
+    return JournalError(
+        f"line {number} of {path} is damaged", "nothing was changed; look at the file and at the pool before acting"
+    )
 
 
 def _events(line: bytes) -> List[Dict[str, Any]]:

@@ -15,6 +15,7 @@ import importlib.util
 import io
 import pkgutil
 import py_compile
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -30,13 +31,16 @@ PACKAGE = "holdfast_core"
 SHEBANG = b"#!/usr/bin/python3 -I\n"
 MAIN = f"from {PACKAGE}.agent import main\n\nraise SystemExit(main())\n".encode()
 
+# ``from .module import …``, or ``from . import module, …``, maybe in brackets over several lines.
+_OWN_IMPORT = re.compile(r"^\s*from \.(\w*) import (\([^)]*\)|[^\n#]+)", re.MULTILINE)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _RW_R_R = 0o100644 << 16
 
 
 def core_sources(package: ModuleType) -> dict[str, bytes]:
-    """Source of each module in the imported package, by file name; works from a directory and from a zip archive alike.
+    """Source of each module of the agent, by file name; from a directory and from a zip archive alike.
 
+    Not of all that is in the package: what Ansible ships of it with a module depends on what else that module imports.
     Raises HoldfastError when the package cannot give its sources.
     """
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
@@ -48,7 +52,20 @@ def core_sources(package: ModuleType) -> dict[str, bytes]:
         sources[f"{name}.py"] = source
     if "agent.py" not in sources:
         raise HoldfastError(f"{package.__name__} has no agent to pack", "install the collection again")
-    return sources
+    return _reached(sources, "agent.py")
+
+
+def _reached(sources: Mapping[str, bytes], start: str) -> dict[str, bytes]:
+    """What this file imports of its own package, in its functions as well, and what that imports in turn."""
+    found, left = {"__init__.py"}, [start]
+    while left:
+        name = left.pop()
+        if name not in found and name in sources:
+            found.add(name)
+            for module, names in _OWN_IMPORT.findall(sources[name].decode()):
+                listed = [module] if module else names.strip("()").split(",")
+                left += [f"{words[0]}.py" for words in map(str.split, listed) if words]
+    return {name: source for name, source in sources.items() if name in found}
 
 
 def version_of(sources: Mapping[str, bytes], magic: bytes = importlib.util.MAGIC_NUMBER) -> str:

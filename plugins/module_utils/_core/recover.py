@@ -98,8 +98,13 @@ def _go_on_from_disk(pool: Pool, journal: Journal) -> None:
     resuming = [vm for vm in journal.vms if vm["state"] == "resuming"]
     if resuming:
         with connect_patiently() as hypervisor:
+            there = {domain.uuid for domain in hypervisor.running()}
             for vm in resuming:
-                _catch_up(hypervisor, pool, journal, vm)
+                if vm["uuid"] in there:
+                    _catch_up(hypervisor, pool, journal, vm)
+                else:
+                    # In this boot libvirt knows no reason for that, and none is needed: its policy decides.
+                    journal.record("vm_lost", uuid=vm["uuid"], error=attach.RAM_IS_GONE)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ That is on record before a guest is asked, so that whatever ends in between leav
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, Sequence
+from contextlib import ExitStack
+from typing import Any, Dict, Optional, Sequence
 
 from . import kexec, lanes, monitor
 from .cmdline import is_crash_kernel
@@ -55,16 +56,30 @@ def start(config: Config, journal: Journal, wanted: Request) -> None:
         return
     if journal.state in LEAVING:  # and libvirt's hook lets nothing start
         journal.record("restoring")
-    with connect_patiently() as hypervisor, journal.phase("start"):
+    with ExitStack() as stack, journal.phase("start"):
+        hypervisor = stack.enter_context(connect_patiently())
         for vm in sorted(owed, key=lambda vm: -vm["priority"]):
-            failure = "vm_not_loaded" if vm["state"] in STORED else "vm_not_started"
-            try:
-                if vm["state"] in STORED:
-                    _load(config, hypervisor, journal, vm, wanted.deadline_s)
-                else:
-                    _start(hypervisor, journal, vm, wanted.shutdown_s)
-            except Exception as exc:  # a disk that fails among them: none may take the others along
-                _note_failure(journal, failure, vm, exc)
+            failure = _failure_of(config, hypervisor, journal, vm, wanted)
+            if failure and vm["state"] in OWED and not hypervisor.answers():
+                # Its daemon was restarted: that shall cost this VM nothing, nor those that come after it.
+                hypervisor = stack.enter_context(connect_patiently())
+                failure = _failure_of(config, hypervisor, journal, vm, wanted)
+            if failure:
+                _note_failure(journal, vm, failure)
+
+
+def _failure_of(
+    config: Config, hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], wanted: Request
+) -> Optional[Exception]:
+    """Bring one VM back; why not, if not. A disk that fails among the reasons: none may take the other VMs along."""
+    try:
+        if vm["state"] in STORED:
+            _load(config, hypervisor, journal, vm, wanted.deadline_s)
+        else:
+            _start(hypervisor, journal, vm, wanted.shutdown_s)
+    except Exception as exc:
+        return exc
+    return None
 
 
 def _leave_off(journal: Journal, owed: Sequence[Dict[str, Any]]) -> None:
@@ -122,7 +137,8 @@ def _load(config: Config, hypervisor: Hypervisor, journal: Journal, vm: Dict[str
     cold.load(config, hypervisor, journal, vm, deadline_s)
 
 
-def _note_failure(journal: Journal, event: str, vm: Dict[str, Any], exc: Exception) -> None:
+def _note_failure(journal: Journal, vm: Dict[str, Any], exc: Exception) -> None:
+    event = "vm_not_loaded" if vm["state"] in STORED else "vm_not_started"
     try:
         journal.record(event, uuid=vm["uuid"], error=str(exc))
     except HoldfastError:  # there is no room for it; its state says that somebody has yet to bring it back
