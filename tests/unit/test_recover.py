@@ -253,6 +253,15 @@ def boots_as(monkeypatch: pytest.MonkeyPatch, boot_id: str, cmdline: str | None 
         monkeypatch.setattr(kexec, "running_cmdline", lambda: cmdline)
 
 
+def ends_without(scene: Scene, monkeypatch: pytest.MonkeyPatch, uuid: str) -> None:
+    """A live update that is over, with one VM that did not come back and waits in the pool."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    scene.unrestorable = {uuid}
+    with pytest.raises(HoldfastError):
+        scene.recover()
+
+
 def states(journal: Journal) -> dict[str, str]:
     return {vm["name"]: vm["state"] for vm in journal.vms}
 
@@ -857,11 +866,7 @@ def test_going_back_can_be_forbidden(scene: Scene, monkeypatch: pytest.MonkeyPat
 def test_a_reboot_after_the_end_does_not_count_vms_as_lost_that_had_come_back(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene.arrived()
-    boots_as(monkeypatch, "new")
-    scene.unrestorable = {DB}
-    with pytest.raises(HoldfastError):
-        scene.recover()
+    ends_without(scene, monkeypatch, DB)
     boots_as(monkeypatch, "days later", "root=/dev/vda1")
     recover.recover(scene.config)
     assert states(open_journal(scene.config.state_dir)) == {"db": "lost", "web": "resumed"}
@@ -877,11 +882,7 @@ def test_an_unhealthy_kernel_is_left_before_any_vm_runs_on_it(scene: Scene, monk
 
 
 def test_after_a_resume_there_is_no_way_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene.arrived()
-    boots_as(monkeypatch, "new")
-    scene.unrestorable = {WEB}
-    with pytest.raises(HoldfastError):
-        scene.recover()
+    ends_without(scene, monkeypatch, WEB)
     assert "go back" not in scene.deeds
     assert not fallback.is_possible(open_journal(scene.config.state_dir))
 
@@ -1003,11 +1004,7 @@ def test_a_kernel_that_dies_after_the_end_takes_no_vm_from_its_owner(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One waits in the pool and comes back in the crash kernel; what had come back was its owner's by then."""
-    scene.arrived()
-    boots_as(monkeypatch, "new")
-    scene.unrestorable = {WEB}
-    with pytest.raises(HoldfastError):
-        scene.recover()
+    ends_without(scene, monkeypatch, WEB)
     boots_as(monkeypatch, "weeks later", f"root=/dev/vda1 holdfast.generation={GENERATION} elfcorehdr=0x1")
 
     def refused(*_arguments: Any) -> None:
