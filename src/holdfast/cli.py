@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ EXIT_CODES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
     arguments = parser().parse_args(argv)
+    arguments.words = sys.argv[1:] if argv is None else list(argv)
     try:
         return int(arguments.func(arguments))
     except Refused as error:
@@ -147,6 +150,12 @@ def _register_recover(commands: Any) -> None:
         help="if this VM cannot be brought back, delete the RAM that was kept for it, so that it may start from its "
         "disk; again for each further one",
     )
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="when no VM waits any more: go on with the upgrade of this inventory whose controller died on this "
+        "machine, by the same command",
+    )
     command.set_defaults(func=_recover)
 
 
@@ -235,7 +244,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:
-    from . import replan, upgrade
+    from . import replan, unfinished, upgrade
 
     wish = upgrade.Wish(
         inventory=arguments.inventory,
@@ -247,7 +256,11 @@ def _upgrade(arguments: argparse.Namespace) -> int:
         plan=arguments.plan,
     )
     carry_out = replan.carry_out if arguments.replan else upgrade.carry_out
-    return carry_out(wish, lambda: _view(arguments))
+    if arguments.check or not arguments.inventory.exists():
+        return carry_out(wish, lambda: _view(arguments))
+    asked = unfinished.asked(arguments.words, arguments.inventory)
+    with unfinished.on_record(upgrade.state_dir(os.environ), asked):
+        return carry_out(wish, lambda: _view(arguments))
 
 
 def _chosen(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -273,7 +286,34 @@ def _recover(arguments: argparse.Namespace) -> int:
         campaign="recover",
         playbook=RECOVER,
     )
-    return carry_out(wish, lambda: _view(arguments))
+    code = carry_out(wish, lambda: _view(arguments))
+    return _go_on(arguments) if code == ExitCode.DONE and not arguments.check else code
+
+
+def _go_on(arguments: argparse.Namespace) -> int:
+    """After a recovery that left nothing waiting: say which upgrade died here, and resume it if that is wanted."""
+    from . import unfinished, upgrade
+
+    left = unfinished.died(upgrade.state_dir(os.environ), str(arguments.inventory.resolve()))
+    if not left:
+        if arguments.resume:
+            print("holdfast: no upgrade of this inventory died on this machine; nothing to go on with", file=sys.stderr)
+        return ExitCode.DONE
+    last = left[-1][1]
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last.since))
+    if not arguments.resume:
+        print(f"holdfast: an upgrade of {when} died with its controller: {last.told}", file=sys.stderr)
+        print("          recover with --resume, and it goes on", file=sys.stderr)
+        return ExitCode.DONE
+    print(f"holdfast: going on with the upgrade of {when}: {last.told}", file=sys.stderr, flush=True)
+    try:
+        os.chdir(last.folder)
+    except OSError as error:
+        raise BadInput(
+            f"the upgrade was begun in {last.folder}, which cannot be entered: {error.strerror}",
+            "begin it anew by its own command",
+        ) from error
+    return main(last.words)
 
 
 def _status(arguments: argparse.Namespace) -> int:

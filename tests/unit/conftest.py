@@ -34,6 +34,12 @@ def _own_libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the command keeps its runs, and which of them it finds."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(autouse=True)
 def _own_ansible(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A collection below the user's home would hide the working tree; a fact cache would carry state between tests."""
     for name in [name for name in os.environ if name.startswith("ANSIBLE_")]:

@@ -224,7 +224,6 @@ def test_extra_vars_are_on_no_command_line_and_in_no_artifact_of_a_run(
 
     monkeypatch.setattr(upgrade, "run", listed)
     monkeypatch.setitem(sys.modules, "ansible_runner", SimpleNamespace(run=play))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     given = ("token=tr0ub4dor a='b c'", '{"token": "tr0ub4dor"}', '{"t": "tr0ub4dor"}')
     upgrade.carry_out(Wish(tmp_path, extra_vars=given), Silent)
     assert len(seen["lines"]) == 2

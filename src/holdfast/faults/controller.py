@@ -95,11 +95,19 @@ def play(host: Host, fault: Fault, asked: Controllers) -> Story:
         for one in controllers:
             kill(one)
     strike.disarm(host)
-    again = [to_the_end(host, ["recover"]), to_the_end(host, words)]
-    trouble = complaints(asked, strike.ending(journal, generation), said, *again)
+    found = strike.ending(journal, generation)
+    trouble = complaints(asked, found, said, *_once_more(host, words, controllers[0], asked))
     if (newest := strike.newest_generation(host)) != generation:
         trouble.append(f"there was another live update, {newest}")
     return Story(generation, journal, tuple(trouble))
+
+
+def _once_more(host: Host, words: Sequence[str], first: Controller, asked: Controllers) -> tuple[Said, Said]:
+    """Recover, and the same upgrade again: by itself, or as what recover goes on with where the controller died."""
+    if not asked.killed:
+        return to_the_end(host, ["recover"]), to_the_end(host, words)
+    recovered = to_the_end(host, ["recover", "--resume"])
+    return recovered, Said(recovered.status, _result(first.folder / "report.json"))
 
 
 def complaints(asked: Controllers, found: Ending, said: Sequence[Said], recovered: Said, again: Said) -> list[str]:
