@@ -192,6 +192,7 @@ GUARDED = "until [ $(cat /proc/sys/kernel/panic_on_oops) = 1 ]; do sleep 0.1; do
 KDUMP_INSTALLED = """set -e
 export DEBIAN_FRONTEND=noninteractive
 echo 'kdump-tools kdump-tools/use_kdump boolean true' | debconf-set-selections
+apt-get update -q >/dev/null
 apt-get install -q -y kdump-tools >/dev/null
 rm -f /etc/default/grub.d/kdump-tools.cfg
 systemctl is-enabled -q kdump-tools && systemctl is-active -q kdump-tools
