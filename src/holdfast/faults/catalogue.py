@@ -336,6 +336,14 @@ AFTER_THE_JUMP = (
     _harm("a bit of a state file flipped", f'python3 -c "{FLIP % (9999, 9999)}" {VAULT}/{UUID[TICK]}/state'),
     _harm("a state file truncated", f"truncate -s 4096 {VAULT}/{UUID[TICK]}/state"),
     _harm("a page of RAM changed", f'python3 -c "{FLIP % (0, 0)}" {VAULT}/{UUID[TICK]}/ram/*'),
+    # The second page: the sample has the first and the last, and 254 others of some fifty thousand.
+    replace(
+        _harm(
+            "a page of RAM changed, all of it compared",
+            f'python3 -c "{FLIP % (4096, 4096)}" {VAULT}/{UUID[TICK]}/ram/*',
+        ),
+        limits={"verify_ram": "full", "deadline_s": 300},
+    ),
     _harm("a RAM file missing", f"rm {VAULT}/{UUID[TICK]}/ram/*"),
     Fault(
         "the journal damaged",
