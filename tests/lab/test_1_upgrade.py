@@ -117,6 +117,15 @@ def test_the_least_important_vm_is_suspended_first(watch: scene.Watch, prepared:
     assert order[-1]["name"] == "db1"
 
 
+def test_the_new_kernel_was_asked_for_the_features_of_each_guests_cpu(watch: scene.Watch, prepared: Rack) -> None:
+    """By real answers of KVM and QEMU: a look that failed would find every kernel fit."""
+    noted = prepared.journal()["cpu"]
+    assert len(noted["offered"]) > len(noted["guests"]) == len(ALL)
+    for words in noted["guests"].values():
+        # Long mode, of which KVM and QEMU tell in the same words.
+        assert words["80000001.0.edx"] & noted["offered"]["80000001.0.edx"] & 1 << 29
+
+
 @pytest.mark.long
 def test_a_second_upgrade_finds_nothing_to_do(watch: scene.Watch, prepared: Rack) -> None:
     generation = prepared.journal()["generation"]

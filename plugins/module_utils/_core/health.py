@@ -9,14 +9,16 @@ import os
 from pathlib import Path
 from typing import List
 
-from . import kexec
+from . import cpu, kexec
 from .command import run
 from .errors import CommandFailed, HoldfastError
 from .hypervisor import connect_patiently
-from .journal import Journal
+from .journal import HELD, STORED, Journal
 from .request import Request
 
 KVM = Path("/dev/kvm")
+# What is saved of a VM in one of these states goes on with the CPU that it had.
+WITH_STATE = (*HELD, *STORED)
 COMMAND_LIMIT_S = 60.0
 # Bits of the kernel's taint that mean damage (Documentation/admin-guide/tainted-kernels.rst).
 DAMAGE = {4: "a machine check", 5: "a bad page", 7: "an oops", 14: "a soft lockup"}
@@ -28,6 +30,8 @@ def problems(wanted: Request, journal: Journal) -> List[str]:
     if not os.access(KVM, os.R_OK | os.W_OK):
         found.append("there is no /dev/kvm")
     found += damage(kexec.taint() & ~int(journal.view.get("taint", 0)))
+    names = {vm["uuid"]: vm["name"] for vm in journal.vms if vm["state"] in WITH_STATE}
+    found += cpu.problems(journal.view.get("cpu", {}), cpu.offered(), names)
     try:
         with connect_patiently() as hypervisor:
             hypervisor.libvirt_version()

@@ -305,6 +305,7 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "reason": "",
         "taint": entry.get("taint", 0),
         "before": entry.get("before", {}),
+        "cpu": entry.get("cpu", {}),
         "only": entry.get("only", EVERYTHING),
         "fell_back": False,
         "phases": [],

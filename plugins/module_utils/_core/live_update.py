@@ -12,7 +12,7 @@ import socket
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
-from . import attach, cold, deadline, filesystems, gates, guard, kexec, lanes, monitor, restarts
+from . import attach, cold, cpu, deadline, filesystems, gates, guard, kexec, lanes, monitor, restarts
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, next_command_line
@@ -72,6 +72,7 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         boot_id=kexec.boot_id(),
         taint=kexec.taint(),
         before=asdict(gates.look(hypervisor)),
+        cpu=cpu.note(running[vm.uuid] for vm in (*wanted.staying, *wanted.stored)),
         only=wanted.only,
         vms=names,
     )

@@ -718,7 +718,7 @@ def _cpu_may_change(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
     if vm.cpu_mode in ("host-passthrough", "maximum"):
         yield Blocker(
             "cpu-passthrough",
-            f"its CPU is {vm.cpu_mode}: what the new kernel and QEMU show of the CPU may differ, unchecked",
+            f"its CPU is {vm.cpu_mode}: the new kernel and QEMU may show the guest more of the CPU than they did",
             "use host-model or a named CPU model from its next start on",
             vm.name,
         )

@@ -232,6 +232,10 @@ HUNG_DISK_MENDED = (
     "dmsetup resume hung; umount /mnt/hung; dmsetup remove hung; losetup --detach-all; rm -r /root/hung.img /mnt/hung"
 )
 
+# From the next kernel on no guest has virtualisation of its own, which these guests have, and do not use.
+LESS_CPU_FILE = "/etc/modprobe.d/less-cpu.conf"
+LESS_CPU = f"printf 'options %s nested=0\\n' kvm_amd kvm_intel > {LESS_CPU_FILE}"
+
 # For this boot only. Whoever brings the card up does so once, and not again.
 NO_LINK = "for second in $(seq 600); do ip link set eth0 down; sleep 1; done 2>/dev/null"
 
@@ -359,6 +363,14 @@ AFTER_THE_JUMP = (
         "true",
         (Ending.FELL_BACK,),
         limits={"health_command": "echo a driver is missing; exit 1"},
+    ),
+    Fault(
+        "the new kernel offers VMs less of the CPU",
+        "restore",
+        "",
+        LESS_CPU,
+        (Ending.FELL_BACK,),
+        teardown=f"rm {LESS_CPU_FILE}",
     ),
     Fault("the new kernel does not get at the network", "restore", "arrived", NO_LINK, (Ending.FELL_BACK,)),
     Fault(
