@@ -655,3 +655,22 @@ def test_a_crash_kernel_leaves_it_on_disk_and_nobody_is_told_to_delete_it(
     assert "old, big: kept on disk" in told
     assert "give up" not in told
     assert house.guests[OLD].image.exists()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_crash_kernel_loads_what_gets_its_ram_in_the_pool_and_nothing_beside_it(
+    full: bool, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for ever otherwise: the way out of a crash kernel is open when nobody waits any more."""
+    guest = house.guests[OLD]
+    guest.stored, _ = domain.to_pool_backing(guest.stored)
+    guest.refused = "<source type='file'/>" if full else ""
+    house.store()
+    monkeypatch.setattr(kexec, "running_cmdline", lambda: "root=/dev/vda1 elfcorehdr=0x2e000000")
+    with pytest.raises(HoldfastError, match="big: stored"):
+        recover.close(house.config, house.journal, "aborted", "")
+    assert house.state_of("old") == ("stored" if full else "resumed")
+    assert ["file" in xml for xml in guest.starts] == [True]
+    assert guest.image.exists() is full
+    assert "big: kept on disk" in house.journal.view["warnings"][0]
+    assert house.guests[BIG].starts == []

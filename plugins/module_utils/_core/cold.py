@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from . import deadline, domain, durable, integrity, kexec, lanes, monitor, permit, saveimage
+from .cmdline import is_crash_kernel
 from .config import Config
 from .errors import BadInput, HoldfastError, VmError
 from .hypervisor import OFF, Domain, Hypervisor
@@ -94,6 +95,15 @@ def load(config: Config, hypervisor: Hypervisor, journal: Journal, record: Dict[
     if state == "paused" and not record.get("was_paused"):
         vm.resume()
     _note_resumed(journal, vm)
+
+
+def goes_into_pool(hypervisor: Hypervisor, uuid: str) -> bool:
+    """Whether one that is loaded gets its RAM in the pool, if there is room; not when libvirt cannot tell."""
+    try:
+        stored = hypervisor.domain(uuid).stored_xml()
+        return domain.vm_facts(stored, definition=stored).definition_converted
+    except (BadInput, VmError):
+        return False
 
 
 def discard(config: Config, uuid: str) -> None:
@@ -179,7 +189,8 @@ def _start(hypervisor: Hypervisor, journal: Journal, record: Dict[str, Any], sav
         try:
             return hypervisor.create_paused(name, restore_xml(pooled))
         except VmError as exc:
-            if pooled == saved:
+            # A crash kernel has no RAM for it elsewhere.
+            if pooled == saved or is_crash_kernel(kexec.running_cmdline()):
                 raise
             journal.warn(f"VM {name} goes on with its RAM outside the pool: {exc}")
             return hypervisor.create_paused(name, restore_xml(saved))

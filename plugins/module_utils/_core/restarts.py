@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from . import kexec, lanes, monitor
 from .cmdline import is_crash_kernel
@@ -51,13 +51,15 @@ def start(config: Config, journal: Journal, wanted: Request) -> None:
     owed = [vm for vm in journal.vms if vm["state"] in OWED]
     if not owed:
         return
-    if is_crash_kernel(kexec.running_cmdline()):
-        _leave_off(journal, owed)
-        return
-    if journal.state in LEAVING:  # and libvirt's hook lets nothing start
-        journal.record("restoring")
-    with ExitStack() as stack, journal.phase("start"):
+    with ExitStack() as stack:
         hypervisor = stack.enter_context(connect_patiently())
+        if is_crash_kernel(kexec.running_cmdline()):
+            owed = _bearable(hypervisor, journal, owed)
+            if not owed:
+                return
+        if journal.state in LEAVING:  # and libvirt's hook lets nothing start
+            journal.record("restoring")
+        stack.enter_context(journal.phase("start"))
         for vm in sorted(owed, key=lambda vm: -vm["priority"]):
             failure = _failure_of(config, hypervisor, journal, vm, wanted)
             if failure and vm["state"] in OWED and not hypervisor.answers():
@@ -82,15 +84,22 @@ def _failure_of(
     return None
 
 
-def _leave_off(journal: Journal, owed: Sequence[Dict[str, Any]]) -> None:
+def _bearable(hypervisor: Hypervisor, journal: Journal, owed: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Those that a crash kernel has room for: they were saved to disk, and get their RAM in the pool. Notes the others.
+
+    What was shut down is started when it is left.
+    """
+    from . import cold
+
+    on_disk = [vm for vm in owed if vm["state"] in STORED]
+    back = [vm for vm in on_disk if cold.goes_into_pool(hypervisor, vm["uuid"])]
     why = "this crash kernel has no RAM to spare"
     # To give up one that is on disk would be to delete its RAM.
-    on_disk = ", ".join(vm["name"] for vm in owed if vm["state"] in STORED)
-    others = ", ".join(vm["name"] for vm in owed if vm["state"] not in STORED)
-    if on_disk:
-        journal.warn(f"{on_disk}: kept on disk, for {why}; to bring it back, end or move what runs here, and reboot")
-    if others:
+    if kept := ", ".join(vm["name"] for vm in on_disk if vm not in back):
+        journal.warn(f"{kept}: kept on disk, for {why}; to bring it back, end or move what runs here, and reboot")
+    if others := ", ".join(vm["name"] for vm in owed if vm not in on_disk):
         journal.warn(f"{others}: not started, for {why}; give up, and start when it is left")
+    return back
 
 
 def _shut_down(hypervisor: Hypervisor, journal: Journal, uuid: str, limit_s: float) -> None:
