@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import TRANSITIONS, VM_STATES
 from holdfast import command
 from holdfast.faults import controller, matrix, strike, table
@@ -117,24 +117,6 @@ def test_how_it_ended(journal: dict[str, Any], expected: Ending) -> None:
 )
 def test_when_a_host_is_at_rest(units: str, asked: str, journal: dict[str, Any], works: bool) -> None:
     assert strike._works(units.split(), asked, journal, "g") is works
-
-
-def test_a_host_that_stays_away_is_not_waited_for_longer_than_that(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    clock = iter(range(1000))
-
-    def silent(_host: Host, _script: str, *, timeout_s: float) -> str:
-        raise CommandFailed(f"no answer within {timeout_s} s")
-
-    monkeypatch.setattr(strike, "on_host", silent)
-    monkeypatch.setattr(strike, "emulator_failed", lambda _host: False)
-    monkeypatch.setattr(Host, "alive", True)
-    monkeypatch.setattr(strike.time, "sleep", lambda _seconds: None)
-    monkeypatch.setattr(strike.time, "monotonic", lambda: next(clock))
-    with pytest.raises(strike.StaysAway):
-        strike.wait(Host("hv1", 0, "tcg", 1, 1, str(tmp_path), "key"), "g", away_limit_s=60)
-    assert next(clock) < 200
 
 
 def test_the_table_names_who_did_not_carry_on_and_what_is_wrong() -> None:

@@ -138,6 +138,10 @@ class Host:
         return Config(PoolConfig("fsdax", self.folder / "pool", (region,)), self.state_dir)
 
     @property
+    def crash_loaded(self) -> Path:
+        return self.folder / "crash_loaded"
+
+    @property
     def oopses_are_fatal(self) -> bool:
         return (self.folder / "panic_on_oops").read_text().strip() == "1"
 
@@ -280,6 +284,92 @@ class TestGuard:
         (host.state_dir / guard.NAME).write_text(json.dumps({"image": "/boot/vmlinuz"}))
         with pytest.raises(HoldfastError, match="cannot be understood"):
             guard.begin(host.state_dir)
+
+
+class TestEarly:
+    """At this kernel's very beginning the old one was loaded, and the timer was started."""
+
+    @pytest.fixture
+    def early(self, host: Host) -> Host:
+        host.stage()
+        (host.folder / guard.EARLY_MARK).write_text("")
+        host.crash_loaded.write_text("1\n")
+        (host.folder / "softdog").mkdir()
+        host.timer_node.write_text("")
+        return host
+
+    def test_it_is_taken_over_and_nothing_is_loaded_again(self, early: Host) -> None:
+        assert "takes over" in guard.begin(early.state_dir)
+        assert "takes over" in guard.begin(early.state_dir)
+        assert early.commands == []
+        assert early.oopses_are_fatal
+
+    def test_it_ends_as_the_later_one_does(self, early: Host) -> None:
+        guard.begin(early.state_dir)
+        guard.end()
+        assert early.timer_node.read_text() == "V"
+        assert not early.oopses_are_fatal
+        assert early.crash_loaded.read_text() == "1\n"
+        guard.forget(early.state_dir)
+        assert early.crash_loaded.read_text() == "0\n"
+
+    def test_no_guest_runs_with_its_timer_though_nobody_took_it_over(self, early: Host) -> None:
+        guard.end()
+        assert early.timer_node.read_text() == "V"
+
+    @pytest.mark.parametrize("staged_for", [None, GENERATION.replace("ab", "cd")])
+    def test_a_boot_that_nobody_needs_guarded_is_let_go(self, early: Host, staged_for: str | None) -> None:
+        """Somebody has jumped with what was loaded for a generation that is over."""
+        path = early.state_dir / guard.NAME
+        if staged_for is None:
+            path.unlink()
+        else:
+            path.write_text(path.read_text().replace(GENERATION, staged_for))
+        guard.forget_early(early.state_dir)
+        assert early.timer_node.read_text() == "V"
+        assert early.crash_loaded.read_text() == "0\n"
+        assert not early.oopses_are_fatal
+
+    def test_a_crash_kernel_that_a_vm_waits_with_is_not_let_go(self, early: Host) -> None:
+        guard.begin(early.state_dir)
+        guard.forget_early(early.state_dir)
+        assert early.crash_loaded.read_text() == "1\n"
+
+    def test_what_it_could_not_do_is_done_then(self, early: Host) -> None:
+        early.crash_loaded.write_text("0\n")
+        (early.folder / "softdog").rmdir()
+        (early.folder / guard.EARLY_MARK).unlink()
+        guard.begin(early.state_dir)
+        assert [command.split()[0] for command in early.commands] == ["kexec", "modprobe"]
+        assert early.oopses_are_fatal
+
+    def test_a_later_generation_of_the_same_boot_touches_nothing_of_others(self, early: Host) -> None:
+        """Crash dumps that are switched on, for example, have their own kernel loaded again by then."""
+        guard.begin(early.state_dir)
+        guard.forget(early.state_dir)
+        early.crash_loaded.write_text("1\n")
+        (early.folder / "softdog").mkdir()
+        early.timer_node.write_text("")
+        guard.forget(early.state_dir)
+        guard.end()
+        assert early.crash_loaded.read_text() == "1\n"
+        assert early.timer_node.read_text() == ""
+
+    def test_crash_dumps_end_before_the_look_at_what_is_loaded(self, early: Host) -> None:
+        (early.folder / "kdump-tools.service").write_text("")
+        (early.folder / "systemd").write_text("")
+        run = early.run
+
+        def ends(argv: list[str], **more: object) -> str:
+            if "mask" in argv:
+                early.crash_loaded.write_text("0\n")
+            return run(argv, **more)
+
+        kdump.run = ends  # type: ignore[assignment]
+        guard.begin(early.state_dir)
+        assert early.commands[0].startswith("systemctl mask")
+        assert any(words.startswith("kexec") for words in early.commands)
+        assert early.crash_loaded.read_text() == "1\n"
 
 
 class TestKdump:

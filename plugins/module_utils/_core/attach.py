@@ -70,6 +70,7 @@ def attach(config: Config) -> Boot:
         report_lost(journal)
         pool.attach(Content.FRESH)
     elif boot is Boot.ORDINARY:
+        _unguard(config, journal)
         pool.attach(Content.FRESH)
     elif boot is Boot.JUMPED or journal.state == "arrived":
         _arrive(config, pool, journal)
@@ -132,6 +133,14 @@ def _guard(config: Config, journal: Journal) -> None:
         guard.begin(config.state_dir)
     except HoldfastError as exc:
         journal.warn(f"the start of kernel {kexec.running_release()} is not guarded: {exc}")
+
+
+def _unguard(config: Config, journal: Journal) -> None:
+    """Somebody else may have jumped with a kernel of ours, after the end of its generation."""
+    try:
+        guard.forget_early(config.state_dir)
+    except HoldfastError as exc:
+        journal.warn(f"this host may be reset by a guard that nobody needs any more: {exc}")
 
 
 def disarm(journal: Journal) -> None:

@@ -8,8 +8,9 @@ The format is ``newc``: a header of hexadecimal fields, the name, the content, e
 
 from __future__ import annotations
 
+import shutil
 import stat
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Mapping
 
 _TRAILER = "TRAILER!!!"
@@ -27,6 +28,13 @@ def archive(files: Mapping[str, bytes]) -> bytes:
     entries += [_entry(first + at, name, stat.S_IFREG | 0o755, files[name]) for at, name in enumerate(sorted(files))]
     whole = b"".join([*entries, _entry(0, _TRAILER, 0, b"")])
     return whole + bytes(-len(whole) % _BLOCK_BYTES)
+
+
+def put_in_front(path: Path, extras: bytes, initrd: Path) -> None:
+    """Write an archive and an initrd behind it, which is read, and ends, as it would by itself. Raises OSError."""
+    with path.open("wb") as whole, initrd.open("rb") as own:
+        whole.write(extras)
+        shutil.copyfileobj(own, whole)
 
 
 def _entry(inode: int, name: str, mode: int, content: bytes) -> bytes:

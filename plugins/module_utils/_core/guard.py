@@ -4,7 +4,8 @@
 """Guard the boot after the jump: if the new kernel panics or hangs before it has restored the VMs, the old one returns.
 
 The old kernel is loaded into the new one as its crash kernel, and a timer turns a hang into a panic. Both are set up
-from a file that was written before the jump, in the initramfs, or later by the pool's unit where that did not work.
+from a file that was written before the jump: at the new kernel's very beginning (early), which is taken over here; or,
+where that did not work, when its root file system is mounted, or by the pool's unit.
 
 The timer ends before the first VM is resumed. The crash kernel stays until the generation is closed and no VM waits in
 the pool: those that are still suspended then would come back in it, and the journal sees to it that no other does.
@@ -35,6 +36,9 @@ TIMER_IDENTITY = "Software Watchdog"
 STOP = b"V"
 # SHA-256, twice as fast in the lab. Absent from kernels that have it built in.
 HASHING_DRIVER = "sha256_ssse3"
+TIMER_DRIVER = "softdog"
+# In /dev, which is the kernel's own and outlives the initramfs: this kernel was guarded early.
+EARLY_MARK = "holdfast-guard"
 
 _ending = threading.Lock()
 
@@ -87,6 +91,7 @@ def begin(state_dir: Path) -> str:
     """
     staged = read(state_dir)
     running = kexec.running_cmdline()
+    _take_over()
     if staged is None or generation_of(running) != staged.generation:
         return "this boot needs no guard"
     if is_crash_kernel(running):
@@ -103,6 +108,7 @@ def begin(state_dir: Path) -> str:
 def end() -> None:
     """From here on nothing forces a panic. Before the first VM is resumed; cheap, and safe to call again."""
     with _ending:
+        _take_over()
         mark = _timer_mark()
         if not mark.exists():
             return
@@ -119,6 +125,28 @@ def forget(state_dir: Path) -> None:
         kexec.unload_crash()
         _loaded_mark().unlink()
         kdump.let_go()
+
+
+def forget_early(state_dir: Path) -> None:
+    """For a boot that nobody needs guarded: somebody has jumped with what was loaded for a generation that is over."""
+    if (DEVICES / EARLY_MARK).exists():
+        forget(state_dir)
+
+
+def _take_over() -> None:
+    """What was begun early in this boot is ours from here on. Does nothing the second time. Raises HoldfastError."""
+    early = DEVICES / EARLY_MARK
+    if not early.exists():
+        return
+    # Before the look: its end unloads what it has loaded, and what was loaded before that.
+    kdump.hold()
+    if kexec.crash_loaded():
+        _mark(_loaded_mark(), "")
+    if SOFTDOG.exists():
+        _mark(_timer_mark(), PANIC_ON_OOPS.read_text())
+        _let_timer_run()
+        PANIC_ON_OOPS.write_text("1")
+    early.unlink()
 
 
 def read(state_dir: Path) -> Staged | None:
@@ -158,13 +186,18 @@ def _start_timer(deadline_s: float) -> None:
         raise HoldfastError("softdog is in use already: this kernel may hang for ever", "see /etc/modules-load.d")
     _mark(_timer_mark(), PANIC_ON_OOPS.read_text())
     try:
-        run(["modprobe", "softdog", f"soft_margin={max(1, int(deadline_s))}", "soft_panic=1", "nowayout=0"])
-        # Opening starts it, and closing without the letter lets it run on.
-        os.close(os.open(_timer_device(), os.O_WRONLY))
+        limit = f"soft_margin={max(1, int(deadline_s))}"
+        run(["modprobe", TIMER_DRIVER, limit, "soft_panic=1", "nowayout=0"])
+        _let_timer_run()
         PANIC_ON_OOPS.write_text("1")
     except (HoldfastError, OSError) as exc:
         end()
         raise HoldfastError(f"this kernel may hang for ever: {exc}") from exc
+
+
+def _let_timer_run() -> None:
+    """Opening starts it, or starts it anew; closing without the letter lets it run on."""
+    os.close(os.open(_timer_device(), os.O_WRONLY))
 
 
 def _stop_timer() -> None:
@@ -179,7 +212,7 @@ def _stop_timer() -> None:
     except OSError as exc:
         raise HoldfastError(f"the timer that would end this kernel cannot be stopped: {exc}") from exc
     with suppress(CommandFailed):  # stopped is enough
-        run(["modprobe", "-r", "softdog"])
+        run(["modprobe", "-r", TIMER_DRIVER])
 
 
 def _timer_device() -> Path:

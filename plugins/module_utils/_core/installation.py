@@ -11,6 +11,7 @@ from typing import Iterable, Mapping, Sequence, Tuple
 
 from . import durable, kexec, packing, releases
 from .command import run
+from .guard import EARLY_MARK
 from .packing import PATH
 
 UNITS = Path("/etc/systemd/system")
@@ -102,6 +103,8 @@ case "$(cat /proc/cmdline)" in
     *holdfast.generation=*) ;;
     *) exit 0 ;;
 esac
+# Done already, at this kernel's very beginning; the pool's unit takes that over.
+[ ! -e "$rootmnt/dev/{EARLY_MARK}" ] || exit 0
 [ -x "$rootmnt{PATH}" ] || exit 0
 for place in proc sys run; do
     mount -n -o bind "/$place" "$rootmnt/$place"

@@ -115,13 +115,18 @@ def crash_area_bytes() -> int:
 def load_crash(image: Path, initrd: Path, cmdline: str) -> None:
     """Load a kernel that takes over when this one panics. Raises HoldfastError if it is not loaded then."""
     _kexec("-s", "-p", str(image), f"--initrd={initrd}", f"--command-line={cmdline}")
-    if CRASH_LOADED.read_text().strip() != "1":
+    if not crash_loaded():
         raise HoldfastError(f"{image} did not stay loaded as crash kernel", "see the kernel log")
+
+
+def crash_loaded() -> bool:
+    """Whether a crash kernel is loaded."""
+    return CRASH_LOADED.read_text().strip() == "1"
 
 
 def unload_crash() -> None:
     """Forget the crash kernel."""
-    if CRASH_LOADED.read_text().strip() == "1":
+    if crash_loaded():
         _kexec("-s", "-p", "-u")
 
 

@@ -9,10 +9,11 @@ What comes after the jump is ``recover``.
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
-from . import attach, cold, cpu, deadline, filesystems, gates, guard, kexec, lanes, monitor, restarts
+from . import attach, cold, cpu, deadline, early, filesystems, gates, guard, kexec, lanes, monitor, restarts
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, next_command_line
@@ -94,11 +95,24 @@ def _load(config: Config, journal: Journal, wanted: Request) -> Optional[int]:
         running = kexec.running_cmdline()
         new = next_command_line(running, generation=wanted.generation)
         check_next(running, new, config.required_pool.regions, wanted.generation)
-        mark = kexec.load(*kexec.image_of(wanted.kernel_to), new)
         _stage_guard(config, journal, wanted, new)
+        mark = _load_guarded(config, journal, wanted, new)
         # So that there is little left to write when the VMs stand still.
         filesystems.sync_all_but(config.required_pool.mount_point, filesystems.VMS_RUN_S)
     return mark
+
+
+def _load_guarded(config: Config, journal: Journal, wanted: Request, new: str) -> Optional[int]:
+    """Load the new kernel with the guard in front of its initrd; without, if that cannot be, which is on record."""
+    image, initrd = kexec.image_of(wanted.kernel_to)
+    staged = guard.read(config.state_dir)
+    with ExitStack() as stack:
+        try:
+            if staged:
+                initrd = stack.enter_context(early.in_front(staged, wanted.kernel_to, initrd, config.state_dir))
+        except HoldfastError as exc:
+            journal.warn(f"kernel {wanted.kernel_to} is guarded only from its root file system on: {exc}")
+        return kexec.load(image, initrd, new)
 
 
 def _stage_guard(config: Config, journal: Journal, wanted: Request, new: str) -> None:

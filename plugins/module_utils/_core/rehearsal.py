@@ -86,7 +86,7 @@ def _boot(folder: Path, release: str, line: str) -> Tuple[str, str]:
     console, whole = folder / CONSOLE, folder / "initrd"
     image, initrd = kexec.image_of(release)
     try:
-        _write_initrd(whole, initrd, _extras(folder, release))
+        cpio.put_in_front(whole, _extras(folder, release), initrd)
         ram_bytes = ram_for(whole.stat().st_size)
         _require_ram(ram_bytes)
         words = _run(arguments(image, whole, rehearsal_command_line(line, POOL, BOOT), ram_bytes, console))
@@ -231,13 +231,6 @@ def _file_system(path: Path) -> bytes:
     content = path.read_bytes()
     path.unlink()
     return content
-
-
-def _write_initrd(path: Path, initrd: Path, extras: bytes) -> None:
-    """In front, so that the initrd itself is read, and ends, as it will in the jump."""
-    with path.open("wb") as whole, initrd.open("rb") as own:
-        whole.write(extras)
-        shutil.copyfileobj(own, whole)
 
 
 def _require_ram(ram_bytes: int) -> None:

@@ -67,8 +67,8 @@ class Fault:
     live update is asked for. ``setup`` and ``teardown``: what the host has while this goes on. ``mend``: what the
     operator does afterwards, before ``recover``. ``given_up``: VMs that the operator gives up then. ``fates``: VMs that
     do not carry on. ``limits``: fields of the request, which is put to the agent directly unless there are
-    ``controllers``. ``cold``: VMs that are to wait on disk. ``reset_after_s``: after so many seconds without an answer
-    somebody switches the host off and on. ``ram_survives``: that of every VM, and what else belongs to it; ``why`` not.
+    ``controllers``. ``cold``: VMs that are to wait on disk. ``other_kernel``: the jump is not to the kernel that runs.
+    ``ram_survives``: that of every VM, and what else belongs to it; ``why`` not.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Fault:
     cold: tuple[str, ...] = ()
     ram_survives: bool = True
     controllers: Controllers | None = None
-    reset_after_s: float = 0.0
+    other_kernel: bool = False
     why: str = ""
 
     @property
@@ -127,24 +127,19 @@ def _harm(name: str, deed: str) -> Fault:
     )
 
 
-def _lost(name: str, phase: str, event: str, deed: str, why: str, reset_after_s: float = 0.0) -> Fault:
+def _gone(name: str, phase: str, event: str) -> Fault:
     """The host starts anew by its firmware: all RAM is gone, and a VM whose policy does not say more waits."""
     return Fault(
         name,
         phase,
         event,
-        deed,
+        RESET,
         (Ending.FAILED,),
         given_up=tuple(guest.name for guest in GUESTS if guest.name not in MAY_RESTART),
         fates={guest.name: Fate.STARTED_AFRESH for guest in GUESTS},
         ram_survives=False,
-        reset_after_s=reset_after_s,
-        why=why,
+        why="a reset through the firmware loses what is in RAM",
     )
-
-
-def _gone(name: str, phase: str, event: str) -> Fault:
-    return _lost(name, phase, event, RESET, "a reset through the firmware loses what is in RAM")
 
 
 def _crash(name: str, phase: str, event: str, deed: str) -> Fault:
@@ -184,8 +179,14 @@ FLIP_JOURNAL = f'python3 -c "{FLIP % (100, 100)}" {JOURNAL}'
 # The agent at work cannot make the journal longer, as if its disk were full. Guests have their disks there, too.
 FILL_JOURNAL = f"for pid in $AGENT; do prlimit --pid $pid --fsize=$(stat -c %s {JOURNAL}); done"
 FORGET_POOL = "sed 's/memmap=[^ ]*//' /proc/cmdline > /root/cmdline && mount --bind /root/cmdline /proc/cmdline"
+# A kernel that is installed and does not run, for faults that must not concern the one that does.
+OTHER = "$(ls /boot/vmlinuz-* | sed 's/.*vmlinuz-//' | grep -vx \"$(uname -r)\" | tail -1)"
 # The kernel skips zeros in front of an archive, finds none, and so no driver for its disk.
-EMPTY_INITRD = "truncate -s 1M /root/initrd && mount --bind /root/initrd /boot/initrd.img-$(uname -r)"
+EMPTY_INITRD = f"truncate -s 1M /root/initrd && mount --bind /root/initrd /boot/initrd.img-{OTHER}"
+# All is well with it, but for the one driver. It waits for its disk, and then for a person.
+NO_DISK_FILE = "/etc/modprobe.d/no-disk.conf"
+WHOLE_INITRD = f"update-initramfs -u -k {OTHER} >/dev/null"
+NO_DISK = f"echo blacklist virtio_blk >{NO_DISK_FILE} && {WHOLE_INITRD}; rm {NO_DISK_FILE}"
 # The guard is complete when an oops would be a panic: then the crash kernel is loaded, and the timer runs.
 GUARDED = "until [ $(cat /proc/sys/kernel/panic_on_oops) = 1 ]; do sleep 0.1; done"
 # As its administrator has it, but for the crashkernel= that it would add at the next boot by the boot loader.
@@ -389,13 +390,12 @@ AFTER_THE_JUMP = (
     _gone("power lost while all VMs are suspended", "jump", "suspended"),
     _gone("power lost after the jump, before any restore", "attach", "attached"),
     _gone("power lost when one VM was resumed", "restore", f"vm_resumed {UUID[DB]}"),
-    _lost(
-        "the new kernel has a wrong initrd",
-        "jump",
-        "",
-        EMPTY_INITRD,
-        "the new kernel finds no disk, so nothing of ours runs in it; only a reset through the firmware ends that",
-        reset_after_s=300.0,
+)
+# They need a second kernel, which is installed for them.
+INTO_ANOTHER = (
+    replace(_crash("the new kernel has a wrong initrd", "jump", "", EMPTY_INITRD), other_kernel=True),
+    replace(
+        _crash("the new kernel does not find its disk", "jump", "", NO_DISK), other_kernel=True, teardown=WHOLE_INITRD
     ),
 )
 # In each phase. A connection that is cut while the request is being handed over fails the controller, not the host.
@@ -436,5 +436,5 @@ COLD = (
         fates=dict.fromkeys((DB, UEFI), Fate.STARTED_AFRESH),
     ),
 )
-# Those with controllers come last: they install a second kernel, and the others are meant for a host that has one.
-FAULTS = (*BEFORE_THE_JUMP, *AFTER_THE_JUMP, *COLD, *CONTROLLERS)
+# Those that install a second kernel come last: the others are meant for a host that has one.
+FAULTS = (*BEFORE_THE_JUMP, *AFTER_THE_JUMP, *COLD, *INTO_ANOTHER, *CONTROLLERS)

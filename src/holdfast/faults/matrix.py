@@ -51,12 +51,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class Played:
-    """A fault that was let happen. ``host`` as it is on record now: it may have been switched off and on.
+    """A fault that was let happen. ``missed``: no agent was at work at a random moment."""
 
-    ``missed``: no agent was at work at a random moment.
-    """
-
-    host: Host
     found: Ending
     reason: str = ""
     trouble: tuple[str, ...] = ()
@@ -131,8 +127,6 @@ def _until_host_is_spent(lab: Path, queue: deque[Planned], record: Record, deadl
             row = attempt(host, queue[0])
             queue.popleft()
             record.add(row, time.monotonic() - begun, left=len(queue))
-            # It may have been switched off and on.
-            host = Lab.load(lab).host(host.name)
             if row.outcome == BROKEN_OFF or (row.trouble and not is_sound(host)):
                 print("  the host is not as it was: on with a fresh one", flush=True)
                 return
@@ -173,8 +167,7 @@ def attempt(host: Host, planned: Planned) -> Row:
         row = one(host, planned.fault, planned.at)
     except (HoldfastError, RedisError, OSError, ValueError) as exc:
         row = unfinished(planned.fault, exc)
-    now = Lab.load(Path(host.folder).parent).host(host.name)
-    if row.trouble and broke_down(now):
+    if row.trouble and broke_down(host):
         raise EmulatorBroke("; ".join(row.trouble))
     return row
 
@@ -213,23 +206,20 @@ def one(host: Host, fault: Fault, at: Moment | None = None) -> Row:
     """
     with step(f"{fault.name} ({fault.phase})"), scene.watched(host) as watch:
         begun = time.monotonic()
-        return _judged(_play(host, fault, at), fault, watch, begun)
+        return _judged(host, _play(host, fault, at), fault, watch, begun)
 
 
 def _play(host: Host, fault: Fault, at: Moment | None) -> Played:
     """The fault and everything that follows, until there is nothing more to do."""
     if fault.controllers:
         story = controller.play(host, fault, fault.controllers)
-        return Played(host, strike.ending(story.journal, story.generation), _why(story.journal), story.trouble)
+        return Played(strike.ending(story.journal, story.generation), _why(story.journal), story.trouble)
     if fault.setup:
         strike.ask(host, fault.setup)
+    kernel = controller.other_release(host) if fault.other_kernel else ""
     strike.arm(host, fault, at)
-    generation = strike.begin(host, fault)
-    try:
-        journal = strike.wait(host, generation, fault.reset_after_s)
-    except strike.StaysAway:
-        host = strike.power_cycle(host)
-        journal = strike.wait(host, generation)
+    generation = strike.begin(host, fault, kernel)
+    journal = strike.wait(host, generation)
     found = strike.ending(journal, generation)
     trouble = strike.unproven(fault, done := strike.done(host))
     if fault.needs_operator:
@@ -240,16 +230,16 @@ def _play(host: Host, fault: Fault, at: Moment | None) -> Played:
     trouble += strike.leave_crash_kernel(host)
     if fault.teardown:
         strike.ask(host, fault.teardown)
-    return Played(host, found, _why(journal), tuple(trouble), missed=at is not None and not done.get("agents"))
+    return Played(found, _why(journal), tuple(trouble), missed=at is not None and not done.get("agents"))
 
 
 def _why(journal: dict[str, Any]) -> str:
     return str(journal.get("reason", ""))
 
 
-def _judged(played: Played, fault: Fault, watch: scene.Watch, begun: float) -> Row:
+def _judged(host: Host, played: Played, fault: Fault, watch: scene.Watch, begun: float) -> Row:
     """Where everything is in the end, and what of it is not as it has to be."""
-    host, found = played.host, played.found
+    found = played.found
     trouble = [*played.trouble, *([] if found in fault.ends else [f"it ended as {found}: {played.reason}"])]
     vms: dict[str, Fate] = {}
     for guest in GUESTS:

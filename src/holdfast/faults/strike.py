@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 
 from ..lab.guests.definitions import GUESTS
-from ..lab.hosts import Host, Lab, emulator_failed, on_host, power_on, stop, wait_until_usable
+from ..lab.hosts import Host, emulator_failed, on_host, wait_until_usable
 from .catalogue import CABLE_MENDED, KILL_AGENT, MAY_RESTART, Ending, Fault, Moment
 
 PROGRAMS = "/usr/local/lib/holdfast-faults"
@@ -33,10 +32,6 @@ systemctl show --property=ActiveState --value {UNITS} | xargs
 test -e /var/lib/holdfast/request.json && echo asked || echo idle
 holdfast-agent status --json 2>/dev/null || echo '{{"state": "unreadable"}}'
 """
-
-
-class StaysAway(HoldfastError):
-    """The host does not answer any more, and will not by itself."""
 
 
 def ask(host: Host, script: str, timeout_s: float = LIMIT_S) -> str:
@@ -110,9 +105,13 @@ def wait_for_word(host: Host, word: str, worth_it: Callable[[], bool]) -> None:
         time.sleep(WORD_S)
 
 
-def begin(host: Host, fault: Fault | None = None) -> str:
-    """Ask for a live update as the module would, the way a fault wants it; returns its generation."""
+def begin(host: Host, fault: Fault | None = None, kernel: str = "") -> str:
+    """Ask for a live update as the module would, the way a fault wants it; returns its generation.
+
+    ``kernel``: the release to jump to, else the one that runs.
+    """
     wish = {
+        "kernel": kernel,
         "priority": {guest.name: guest.priority for guest in GUESTS},
         "may_restart": list(MAY_RESTART),
         "unknown": list(fault.unknown if fault else ()),
@@ -143,13 +142,9 @@ def wait_for_generation(host: Host, before: str, worth_it: Callable[[], bool]) -
     raise HoldfastError(f"no live update of {host.name} began", "see the logs of the controllers")
 
 
-def wait(host: Host, generation: str, away_limit_s: float = 0.0) -> dict[str, Any]:
-    """Wait until nothing on the host works on this live update any more; returns the journal.
-
-    Raises HoldfastError, and StaysAway after ``away_limit_s`` seconds without an answer (0: never).
-    """
-    heard = time.monotonic()
-    deadline = heard + LIMIT_S
+def wait(host: Host, generation: str) -> dict[str, Any]:
+    """Wait until nothing on the host works on this live update any more; returns the journal. Raises HoldfastError."""
+    deadline = time.monotonic() + LIMIT_S
     quiet = 0
     while time.monotonic() < deadline:
         if emulator_failed(host) or not host.alive:
@@ -157,13 +152,10 @@ def wait(host: Host, generation: str, away_limit_s: float = 0.0) -> dict[str, An
         with contextlib.suppress(CommandFailed, ValueError):
             units, asked, text = on_host(host, LOOK, timeout_s=30).split("\n", 2)
             journal: dict[str, Any] = json.loads(text)
-            heard = time.monotonic()
             # Twice: between two units there may be a moment in which none is at work.
             quiet = 0 if _works(units.split(), asked, journal, generation) else quiet + 1
             if quiet >= 2:
                 return journal
-        if away_limit_s and time.monotonic() - heard > away_limit_s:
-            raise StaysAway(f"{host.name} did not answer for {away_limit_s:.0f} s")
         time.sleep(LOOK_S)
     raise HoldfastError(f"{host.name} did not come to an end within {LIMIT_S:.0f} s")
 
@@ -182,12 +174,6 @@ def _works(units: list[str], asked: str, journal: dict[str, Any], generation: st
         and asked == "asked"
         and (update != "failed")
     )
-
-
-def power_cycle(host: Host) -> Host:
-    """Switch a host off and on, as somebody in front of it would; returns it as it is on record then."""
-    stop(host)
-    return power_on(Lab.load(Path(host.folder).parent), host).host(host.name)
 
 
 def leave_crash_kernel(host: Host) -> list[str]:
