@@ -103,6 +103,7 @@ def test_it_is_in_front_of_the_initrd_for_as_long_as_that_is_loaded(root: Path) 
     with early.in_front(staged(root), RELEASE, root / "new-initrd", root) as whole:
         content = whole.read_bytes()
         assert content.startswith(b"070701")
+        assert whole.stat().st_mode & 0o777 == 0o600, "there may be keys of disks in an initrd"
         assert content.endswith(b"new initrd")
         assert content[: -len("new initrd")] == cpio.archive(early.files(staged(root), RELEASE))
     assert not whole.exists()

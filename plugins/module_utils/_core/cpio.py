@@ -8,6 +8,7 @@ The format is ``newc``: a header of hexadecimal fields, the name, the content, e
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 from pathlib import Path, PurePosixPath
@@ -31,8 +32,13 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def put_in_front(path: Path, extras: bytes, initrd: Path) -> None:
-    """Write an archive and an initrd behind it, which is read, and ends, as it would by itself. Raises OSError."""
-    with path.open("wb") as whole, initrd.open("rb") as own:
+    """Write an archive and an initrd behind it, which is read, and ends, as it would by itself. Raises OSError.
+
+    For root alone, since keys of disks may be in an initrd.
+    """
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as whole, initrd.open("rb") as own:
         whole.write(extras)
         shutil.copyfileobj(own, whole)
 
