@@ -16,7 +16,7 @@ from typing import Any, Dict, Optional
 from . import attach, cold, cpu, deadline, early, filesystems, gates, guard, kexec, lanes, monitor, restarts
 from . import request as requests
 from . import suspend as suspending
-from .cmdline import check_next, next_command_line
+from .cmdline import check_next, is_crash_kernel, next_command_line
 from .config import Config
 from .errors import HoldfastError, JournalError, Refused
 from .hypervisor import Hypervisor, connect
@@ -103,9 +103,12 @@ def _load(config: Config, journal: Journal, wanted: Request) -> Optional[int]:
 
 
 def _load_guarded(config: Config, journal: Journal, wanted: Request, new: str) -> Optional[int]:
-    """Load the new kernel with the guard in front of its initrd; without, if that cannot be, which is on record."""
+    """Load the new kernel with the guard in front of its initrd; without, if that cannot be, which is on record.
+
+    A crash kernel has no RAM for two kernels more: the one that it is left for is guarded from its root file system on.
+    """
     image, initrd = kexec.image_of(wanted.kernel_to)
-    staged = guard.read(config.state_dir)
+    staged = None if is_crash_kernel(kexec.running_cmdline()) else guard.read(config.state_dir)
     with ExitStack() as stack:
         try:
             if staged:
