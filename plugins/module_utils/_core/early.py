@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, Sequence
 
 from . import cpio, kmod
 from .command import run
@@ -58,12 +58,13 @@ def in_front(staged: Staged, release: str, initrd: Path, place: Path) -> Iterato
 
 def files(staged: Staged, release: str) -> Dict[str, bytes]:
     """All that is in the archive, by path. Raises HoldfastError, OSError."""
-    modules = _modules(release, bool(staged.deadline_s))
+    hashing = _modules(release, HASHING_DRIVER, must=False)
+    timer = _modules(release, TIMER_DRIVER) if staged.deadline_s else {}
     return {
-        f"{HOME}/guard": script([name for name, _content in modules], staged.deadline_s).encode(),
+        f"{HOME}/guard": script(list(hashing), list(timer), staged.deadline_s).encode(),
         SETTING: f"/{HOME}/sh /{HOME}/guard >/dev/kmsg 2>&1\n".encode(),
         "init": _INIT.encode(),
-        **{f"{HOME}/{name}.ko": content for name, content in modules},
+        **{f"{HOME}/{name}.ko": content for name, content in {**hashing, **timer}.items()},
         **_programs(),
         **_kexec(),
         f"{HOME}/image": Path(staged.image).read_bytes(),
@@ -72,22 +73,28 @@ def files(staged: Staged, release: str) -> Dict[str, bytes]:
     }
 
 
-def script(modules: List[str], deadline_s: float) -> str:
-    """What loads the old kernel and starts the timer. ``modules`` came along, and are to be loaded in this order."""
+def script(hashing: Sequence[str], timer: Sequence[str], deadline_s: float) -> str:
+    """What loads the old kernel and starts the timer.
+
+    ``hashing`` and ``timer`` are names of modules that came along, each in the order to load them; no timer: none.
+    """
     parameters = {TIMER_DRIVER: f" soft_margin={max(1, int(deadline_s))} soft_panic=1 nowayout=0"}
-    loads = [f"insmod /{HOME}/{name}.ko{parameters.get(name, '')}" for name in modules]
-    return _SCRIPT.replace("@LOADS@", "\n".join(loads))
+    first, then = (
+        [f"insmod /{HOME}/{name}.ko{parameters.get(name, '')}" for name in each] for each in (hashing, timer)
+    )
+    return _SCRIPT.replace("@HASHING@", "\n".join(first)).replace("@TIMER@", "\n".join(then))
 
 
 # For klibc's shell. A kernel that cannot load the old one goes on, and its later guard tries again.
 _SCRIPT = f"""\
 # Written by holdfast. After a jump, lets the old kernel take over if this one dies.
 PATH=/{HOME}
-@LOADS@
+@HASHING@
 /{HOME}/ld.so --library-path /{HOME}/lib /{HOME}/kexec --no-sync -s -p /{HOME}/image --initrd=/{HOME}/initrd \\
     --command-line="$(cat /{HOME}/cmdline)" || exit 0
 : >/dev/{EARLY_MARK}
 echo "holdfast: the old kernel takes over if this one dies"
+@TIMER@
 for dog in /sys/class/watchdog/*; do
     [ -e "$dog/identity" ] || continue
     # Opening starts it, and closing without its letter lets it run on.
@@ -112,14 +119,18 @@ echo c >/proc/sysrq-trigger
 """
 
 
-def _modules(release: str, timer: bool) -> List[Tuple[str, bytes]]:
-    """Name and content of each module, in the order to load them."""
+def _modules(release: str, name: str, must: bool = True) -> Dict[str, bytes]:
+    """A module and what it depends on, by name, in the order to load them; nothing of what is built in.
+
+    Raises HoldfastError when it ``must`` be there and is not.
+    """
     place = ROOT / "lib/modules" / release
-    dependencies, built_in = ((place / f"modules.{name}").read_text() for name in ("dep", "builtin"))
-    wanted = [name for name in (HASHING_DRIVER,) if name in kmod.available(dependencies)]
-    wanted += [TIMER_DRIVER] if timer else []
-    order = kmod.loading_order(wanted, dependencies, built_in)
-    return [(kmod.module_name(path), kmod.unpacked(place / path)) for path in order]
+    dependencies, built_in = ((place / f"modules.{one}").read_text() for one in ("dep", "builtin"))
+    wanted = [name] if must or name in kmod.available(dependencies) else []
+    return {
+        kmod.module_name(path): kmod.unpacked(place / path)
+        for path in kmod.loading_order(wanted, dependencies, built_in)
+    }
 
 
 def _programs() -> Dict[str, bytes]:
