@@ -57,6 +57,13 @@ def test_only_what_kvm_offered_before_and_the_guest_has_is_missed() -> None:
     assert cpu.taken_away(BEFORE, {"7.0.ebx": RTM | HLE | 1}, {"1.0.ecx": 1}) == ["CPUID 1.0.ecx bit 0"]
 
 
+def test_the_way_back_to_an_older_kernel_takes_nothing_away() -> None:
+    """As seen: 6.12 does not list the TSC deadline timer nor the hypervisor's bit, and QEMU gives a guest both."""
+    newer = {"1.0.ecx": 3254264321, "80000001.0.ecx": 373, "40000001.0.eax": 16809723, "6.0.eax": 4}
+    older = {"1.0.ecx": 3254264321 & ~(1 << 24 | 1 << 31), "80000001.0.ecx": 373}
+    assert cpu.taken_away(newer, older, newer) == []
+
+
 def test_each_vm_that_would_lose_something_is_named_with_it() -> None:
     noted = {"offered": BEFORE, "guests": {DB: {"7.0.ebx": HLE | RTM}, WEB: {"7.0.ebx": 1}}}
     (found,) = cpu.problems(noted, NOW, {DB: "db1", WEB: "web1"})
