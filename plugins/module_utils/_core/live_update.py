@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from . import attach, cold, cpu, deadline, early, filesystems, gates, guard, kexec, lanes, monitor, restarts
 from . import request as requests
@@ -24,7 +24,7 @@ from .journal import Journal, open_journal
 from .pool import Pool, open_pool
 from .recover import close, recover
 from .renewal import renew
-from .request import Request
+from .request import Request, VmRequest
 
 
 def live_update(config: Config) -> None:
@@ -73,11 +73,17 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         boot_id=kexec.boot_id(),
         taint=kexec.taint(),
         before=asdict(gates.look(hypervisor)),
-        cpu=cpu.note(running[vm.uuid] for vm in (*wanted.staying, *wanted.stored)),
+        # Without a jump there is no other kernel to ask.
+        cpu={} if wanted.only == requests.ONLY_QEMU else cpu.note(running[vm.uuid] for vm in _with_state(wanted)),
         only=wanted.only,
         vms=names,
     )
     return journal
+
+
+def _with_state(wanted: Request) -> Tuple[VmRequest, ...]:
+    """VMs that go on with what is saved of them."""
+    return (*wanted.staying, *wanted.stored)
 
 
 def _refuse_other_vms(running: Dict[str, Any], asked: set[str]) -> None:
