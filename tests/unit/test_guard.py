@@ -335,6 +335,13 @@ class TestEarly:
         guard.forget_early(early.state_dir)
         assert early.crash_loaded.read_text() == "1\n"
 
+    def test_a_timer_that_cannot_be_opened_keeps_no_pool_from_being_attached(self, early: Host) -> None:
+        early.timer_node.unlink()
+        early.timer_node.mkdir()
+        assert "takes over" in guard.begin(early.state_dir)
+        with pytest.raises(HoldfastError, match="cannot be stopped"):
+            guard.end()
+
     def test_what_it_could_not_do_is_done_then(self, early: Host) -> None:
         early.crash_loaded.write_text("0\n")
         (early.folder / "softdog").rmdir()

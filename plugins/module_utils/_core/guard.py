@@ -144,7 +144,8 @@ def _take_over() -> None:
         _mark(_loaded_mark(), "")
     if SOFTDOG.exists():
         _mark(_timer_mark(), PANIC_ON_OOPS.read_text())
-        _let_timer_run()
+        with suppress(HoldfastError, OSError):  # it runs already; whether it can be stopped is found when it has to be
+            _let_timer_run()
         PANIC_ON_OOPS.write_text("1")
     early.unlink()
 
