@@ -529,6 +529,16 @@ def test_what_a_killed_agent_unpacked_goes_with_the_image(house: House) -> None:
     assert not half.exists()
 
 
+def test_no_image_outlives_its_generation(recovered: House) -> None:
+    """The agent was killed after it was on record as used, before it was deleted: it is a copy of a guest's RAM."""
+    recovered.store()
+    guest = recovered.guests[OLD]
+    guest.state_now = "running"  # somebody has let it go on since
+    recovered.journal.record("vm_resuming", uuid=OLD)
+    recover.recover(recovered.config)
+    assert (guest.state_now, guest.image.exists()) == ("running", False)
+
+
 def test_one_that_was_paused_stays_so(house: House) -> None:
     house.guests[OLD].state_now = "paused"
     house.store()

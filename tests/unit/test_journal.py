@@ -120,8 +120,7 @@ def test_a_damaged_line_makes_the_journal_unreadable_and_the_pool_untouchable(tm
 def test_one_bit_that_flips_is_said_and_costs_nothing(tmp_path: Path) -> None:
     journal = suspended(tmp_path)
     whole = journal.path.read_bytes()
-    # The ends of lines are what tells them apart.
-    for place in (number for number, byte in enumerate(whole) if byte != ord("\n")):
+    for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 1
         journal.path.write_bytes(bytes(damaged))
@@ -130,26 +129,20 @@ def test_one_bit_that_flips_is_said_and_costs_nothing(tmp_path: Path) -> None:
         line = whole[:place].count(b"\n") + 1
         # What is between the copies may be anything.
         between = whole.splitlines()[line - 1][place - whole.rfind(b"\n", 0, place) - 1 :].startswith(b"\t")
-        told = [text for text in found.view["warnings"] if f"second copies: line {line}" in text]
+        told = [text for text in found.view["warnings"] if f"all the same: line {line}" in text]
         assert bool(told) != between, place
 
 
 def test_no_flipped_bit_makes_another_history(tmp_path: Path) -> None:
-    """What was put on record is read, or nothing is; the journal that is too short by a line is the dangerous one."""
+    """The journal that is too short by a line is the dangerous one. No bit is one too many either."""
     journal = suspended(tmp_path)
     whole = journal.path.read_bytes()
-    unreadable = 0
     for place in range(len(whole)):
         for bit in range(8):
             damaged = bytearray(whole)
             damaged[place] ^= 1 << bit
             journal.path.write_bytes(bytes(damaged))
-            try:
-                assert open_journal(tmp_path).vms == journal.vms, (place, bit)
-            except JournalError:
-                unreadable += 1
-    # A line that ends in two, or does not end.
-    assert unreadable < len(whole) / 20
+            assert open_journal(tmp_path).vms == journal.vms, (place, bit)
 
 
 def test_a_journal_with_a_damaged_copy_goes_on(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from .request import EVERYTHING
 NAME = "journal.jsonl"
 # Between the copies of an event; JSON has none of these.
 BETWEEN = "\t"
+END = b"\n"
+CHECKSUM_BYTES = 16
 TERMINAL = ("restored", "aborted", "failed")
 # From which states an event may be recorded, and to which state it leads (None: it stays).
 TRANSITIONS: Mapping[str, tuple[tuple[str, ...], Optional[str]]] = {
@@ -106,16 +108,13 @@ class Journal:
     def load(cls, path: Path) -> Journal:
         """Read a journal file; an empty journal when there is none. Raises JournalError when it is damaged."""
         journal = cls(path)
-        *lines, tail = _read(path).split(b"\n")
-        if len(_events(tail[:-1])) == 2:
-            # Not cut off: its end is another one than was written. It was acted upon, and must not be dropped.
-            raise _damaged(path, len(lines) + 1)
+        *lines, tail = _lines(_read(path))
         if tail:
-            journal._whole_bytes = sum(len(line) + 1 for line in lines)
-        halves = [number for number, line in enumerate(lines, 1) if journal._read_line(number, line)]
-        if halves:
-            listed = ", ".join(map(str, halves))
-            journal.view["warnings"].append(f"{path} is damaged, and was read by its second copies: line {listed}")
+            journal._whole_bytes = sum(map(len, lines))
+        damaged = [number for number, line in enumerate(lines, 1) if journal._read_line(number, line)]
+        if damaged:
+            listed = ", ".join(map(str, damaged))
+            journal.view["warnings"].append(f"{path} is damaged, and was read all the same: line {listed}")
         return journal
 
     @property
@@ -197,12 +196,12 @@ class Journal:
             self._whole_bytes = None
 
     def _read_line(self, number: int, line: bytes) -> bool:
-        """Take a line's event into the view; whether one of its copies is damaged. Raises JournalError."""
+        """Take a line's event into the view; whether a copy or the end of it is damaged. Raises JournalError."""
         events = _events(line)
         if not events:
             raise _damaged(self.path, number)
         self._fold(events[0])
-        return len(events) < 2
+        return len(events) < 2 or not line.endswith(END)
 
     def _check(self, entry: Mapping[str, Any]) -> None:
         event = entry["event"]
@@ -282,15 +281,50 @@ def _damaged(path: Path, number: int) -> JournalError:
     )
 
 
+def _lines(data: bytes) -> Iterator[bytes]:
+    """Each line with its end, as it was written though a bit flipped; last what was cut off, or nothing. Pure."""
+    start = 0
+    while end := _line_bytes(data, start):
+        yield data[start : start + end]
+        start += end
+    yield data[start:]
+
+
+def _line_bytes(data: bytes, start: int) -> int:
+    """How long the line is that starts there, with its end; 0 when it was cut off. Pure."""
+    first = data.find(END, start) + 1 - start
+    if first > 0 and _events(data[start : start + first]):
+        return first
+    # A line may have got another end in its midst, or have lost its own.
+    second = data.find(END, start + first) + 1 - start if first > 0 else 0
+    if second > 0 and len(_events(data[start : start + second])) == 1:
+        return second
+    by_copy = _line_bytes_by_copy(data, start)
+    whole = data[start : start + by_copy]
+    return by_copy if len(whole) == by_copy and len(_events(whole)) == 2 else max(first, 0)
+
+
+def _line_bytes_by_copy(data: bytes, start: int) -> int:
+    """How long a line is by its first copy; 0 when that cannot be understood. Pure."""
+    # A bit that flips makes one byte another one at most: what is read as text is as long as what was written.
+    text = data[start:].decode("latin-1")
+    try:
+        _, copy = json.JSONDecoder().raw_decode(text, CHECKSUM_BYTES + 1)
+    except ValueError:
+        return 0
+    return 2 * copy + len(BETWEEN) + len(END)
+
+
 def _events(line: bytes) -> List[Dict[str, Any]]:
     """The event of a line by each copy that is as it was written. By length: what is between them may be damaged."""
-    middle = len(line) // 2
+    middle = (len(line) - len(END)) // 2
+    line = line[: -len(END)]
     copies = (copy.decode(errors="replace").partition(" ") for copy in (line[:middle], line[middle + 1 :]))
     return [dict(json.loads(text)) for checksum, _, text in copies if checksum == _sum(text)]
 
 
 def _sum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:CHECKSUM_BYTES]
 
 
 def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:

@@ -158,17 +158,22 @@ def give_up(config: Config, names: List[str]) -> str:
     for name in names:
         pool.release(waiting[name]["uuid"])
         if waiting[name]["state"] in STORED:
-            from . import cold  # nobody else here waits for its imports
-
-            try:
-                cold.discard(config, waiting[name]["uuid"])
-            except (HoldfastError, OSError) as exc:  # no disk that fails keeps a VM from its fresh start
-                journal.warn(f"VM {name}: its saved image is not deleted: {exc}")
+            _discard_image(config, journal, waiting[name])
         journal.record("vm_given_up", uuid=waiting[name]["uuid"])
     if journal.state not in TERMINAL and not any(vm["state"] in WAITING for vm in journal.vms):
         # Nobody is left who could bring this generation to its end, as when the pool cannot be attached.
         journal.record("failed", reason=journal.view["reason"] or "every VM was given up")
     return settle(config, journal)
+
+
+def _discard_image(config: Config, journal: Journal, vm: Dict[str, Any]) -> None:
+    """No disk that fails keeps a VM from its fresh start, or a generation from its end."""
+    from . import cold  # nobody waits for its imports here
+
+    try:
+        cold.discard(config, vm["uuid"])
+    except (HoldfastError, OSError) as exc:
+        journal.warn(f"VM {vm['name']}: its saved image is not deleted: {exc}")
 
 
 def _require_off(vms: Sequence[Dict[str, Any]]) -> None:
@@ -188,6 +193,9 @@ def settle(config: Config, journal: Journal) -> str:
     """Close a finished generation if nothing of it waits for anybody; returns how it stands, a sentence."""
     _forget_guard(config, journal)
     if journal.is_settled:
+        for vm in journal.vms:
+            # Left where an agent, or its host, ended after an image was used, before it was deleted.
+            _discard_image(config, journal, vm)
         requests.remove(config.state_dir)
         journal.archive()
     waiting = [f"{vm['name']} ({vm['state']})" for vm in journal.vms if vm["state"] in WAITING]
