@@ -433,6 +433,18 @@ def test_a_vm_whose_qemu_died_is_lost_by_name_and_the_others_go_on(scene: Scene)
     assert scene.defined[0].started
 
 
+def test_what_a_dead_kernel_kept_of_a_vm_makes_room_for_its_fresh_start(scene: Scene) -> None:
+    """It was lost by name early in this boot, when nobody had touched the pool yet."""
+    scene.arrived()
+    scene.journal.record("restoring")
+    scene.journal.record("vm_resumed", uuid=DB, moment=0, qemu="11")
+    scene.journal.record("vm_lost", uuid=WEB, error="its kernel ended while it was not suspended")
+    scene.guests, scene.defined = [Guest(DB, "running")], [Guest(WEB, "shutoff")]
+    scene.recover()
+    assert scene.defined[0].started
+    assert "release 22" in scene.deeds
+
+
 def test_a_vm_whose_state_cannot_be_read_just_now_is_not_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its policy would let it start afresh. The other one has its QEMU, and needs no state."""
     scene.journal.record("vm_paused", uuid=WEB, was_paused=False)

@@ -88,7 +88,7 @@ def _after_loss(config: Config, pool: Pool, journal: Journal) -> str:
     with _owed_started(config, journal, wanted):
         pool.attach(Content.FRESH)
     _go_on_from_disk(pool, journal)
-    _restart_lost(journal)
+    _restart_lost(config, journal)
     restarts.start(config, journal, wanted)
     return settle(config, journal)
 
@@ -123,12 +123,15 @@ def _owed_started(config: Config, journal: Journal, wanted: Request) -> Iterator
         raise
 
 
-def _restart_lost(journal: Journal) -> None:
+def _restart_lost(config: Config, journal: Journal) -> None:
     """Start those afresh whose policy says so."""
     lost = [vm for vm in journal.vms if vm["state"] == "lost" and vm.get("may_restart")]
     if lost:
+        pool = open_pool(config)
         with connect_patiently() as hypervisor:
             for vm in lost:
+                # What an earlier kernel kept of it is of no use any more, and takes its room.
+                pool.release(vm["uuid"])
                 _start_afresh(hypervisor, journal, vm)
 
 
@@ -406,7 +409,7 @@ def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
         told = "; ".join(part for part in (reason, "not brought back: " + "; ".join(left)) if part)
         journal.record("failed", reason=told)
         # Those whose RAM is gone do not wait for the ones that are left.
-        _restart_lost(journal)
+        _restart_lost(config, journal)
         with suppress(HoldfastError):  # tried again when the generation is settled
             _forget_guard(config, journal)
         raise HoldfastError(told, "their RAM and state are kept: mend the cause, then run holdfast-agent recover")
@@ -415,7 +418,7 @@ def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     if lost and ending == "restored":
         ending, reason = "failed", f"lost: {', '.join(lost)}"
     journal.record(ending, reason=reason, qemu=versions[-1] if versions else "")
-    _restart_lost(journal)
+    _restart_lost(config, journal)
     return settle(config, journal)
 
 
