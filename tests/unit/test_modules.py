@@ -360,6 +360,8 @@ class TestAgent:
             commands.append(argv)
             wants = units / "multi-user.target.wants"
             wants.mkdir(parents=True, exist_ok=True)
+            if argv[0] == installation.LIST_INITRD:
+                return "init\nscripts/init-bottom/holdfast\n" if argv[1].endswith("7.2") else "init\n"
             if argv[0] != "systemctl":
                 return ""
             for unit in installation.ENABLED:
@@ -372,7 +374,9 @@ class TestAgent:
         )
         monkeypatch.setattr(installation, "FILES", files)
         monkeypatch.setattr(installation, "RENEW_INITRDS", tmp_path)
+        monkeypatch.setattr(installation, "INITRAMFS_SCRIPT", tmp_path / "initramfs-tools/scripts/init-bottom/holdfast")
         monkeypatch.setattr(installation.kexec, "running_release", lambda: "6.12")
+        monkeypatch.setattr(installation.kexec, "image_of", lambda release: (Path("vmlinuz"), Path(f"/boot/{release}")))
         monkeypatch.setattr(installation.releases, "installed", lambda: ("6.12", "7.2"))
         monkeypatch.setattr(installation, "run", systemctl)
         monkeypatch.setattr(installation, "UNITS", tmp_path / "systemd/system")
@@ -390,8 +394,12 @@ class TestAgent:
         assert installed[-1] == [str(installation.RENEW_INITRDS), "-u", "-k", "7.2"]
         assert packing.PATH.stat().st_mode & 0o7777 == 0o755
         assert not run(agent)["changed"]
+        installed.clear()
         assert run(agent, state="absent")["changed"]
         assert [path for path in tmp_path.rglob("*holdfast*") if path.is_file()] == []
+        # Only the one that the script is in.
+        renewed = [argv for argv in installed if argv[0] == str(installation.RENEW_INITRDS)]
+        assert renewed == [[str(installation.RENEW_INITRDS), "-u", "-k", "7.2"]]
         assert not run(agent, state="absent")["changed"]
 
     @pytest.mark.parametrize("spoil", ["sbin/holdfast-agent", "libvirt/hooks/qemu.d/holdfast"])

@@ -87,9 +87,11 @@ esac
 exit 0
 """
 
-INITRAMFS_SCRIPT = Path("/etc/initramfs-tools/scripts/init-bottom/holdfast")
+IN_INITRD = "scripts/init-bottom/holdfast"
+INITRAMFS_SCRIPT = Path("/etc/initramfs-tools") / IN_INITRD
 # Where initrds are made in another way, the pool's unit does what the script would.
 RENEW_INITRDS = Path("/usr/sbin/update-initramfs")
+LIST_INITRD = "lsinitramfs"
 # As early as there is a root file system: here the kernel has proven little more than that it finds its disk. /dev is
 # there already, moved by udev's script. With the tools of an initramfs (klibc), and never in the way of the boot.
 INITRAMFS_TEXT = f"""\
@@ -177,13 +179,24 @@ def put(files: Sequence[HostFile]) -> None:
 
 
 def take_away(files: Iterable[HostFile]) -> None:
-    """Stop the units, which unmounts the pool, and remove the files. Raises CommandFailed while a VM is in the pool.
+    """Stop the units, which unmounts the pool, and remove the files, from initrds as well.
 
-    What is left in initrds until their next renewal does nothing without the agent.
+    Raises CommandFailed while a VM is in the pool.
     """
     known = [unit for unit in ENABLED if (UNITS / unit).exists()]
     if known:
         run(["systemctl", "disable", "--now", *known], timeout_s=180)
+    # Before the other files go: whoever is interrupted here finds something to remove the next time, too.
+    INITRAMFS_SCRIPT.unlink(missing_ok=True)
+    if RENEW_INITRDS.exists():
+        for release in filter(_is_in_initrd, releases.installed()):
+            run([str(RENEW_INITRDS), "-u", "-k", release], timeout_s=1800)
     for file in files:
         file.path.unlink(missing_ok=True)
     run(["systemctl", "daemon-reload"])
+
+
+def _is_in_initrd(release: str) -> bool:
+    """Whether our script is in a kernel's initrd. Those that were made before it came are left as they are."""
+    _, initrd = kexec.image_of(release)
+    return IN_INITRD in run([LIST_INITRD, str(initrd)]).splitlines()
