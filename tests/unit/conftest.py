@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import autostart
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import autostart, packages
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,12 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the agent leaves for libvirt's daemon is not for that of the machine under the tests."""
     monkeypatch.setattr(autostart, "DONE", tmp_path / "run-libvirt/qemu/autostarted")
+
+
+@pytest.fixture(autouse=True)
+def _own_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody waits for the package manager of the machine under the tests, or keeps it waiting."""
+    monkeypatch.setattr(packages, "LOCK", tmp_path / "lock-frontend")
 
 
 @pytest.fixture(autouse=True)

@@ -114,6 +114,7 @@ def test_a_prepared_host_passes_without_a_word() -> None:
         (replace(HOST, memory_backing_dir="/var/lib/holdfast/pool2"), "backing-dir"),
         (replace(HOST, agent_installed=False), "agent-missing"),
         (replace(HOST, outdated=("/usr/local/sbin/holdfast-agent",)), "agent-outdated"),
+        (replace(HOST, halfway=("libvirt0", "qemu-system-x86")), "packages-halfway"),
         (replace(HOST, pool=replace(POOL, configured=(Region(5 * GIB, GIB),))), "pool-changed"),
         (replace(HOST, hook_installed=False), "hook-missing"),
         (replace(HOST, units_enabled=False), "units-disabled"),

@@ -78,10 +78,10 @@ def _guard(_options: argparse.Namespace) -> None:
 
 
 def _recover(_options: argparse.Namespace) -> None:
-    from . import daemon, metrics, recover, turn
+    from . import daemon, metrics, packages, recover, turn
 
     config = configuration.load()
-    with turn.taken(), metrics.published_after(config), daemon.ended_if_it_hangs():
+    with turn.taken(), packages.held_if_free(), metrics.published_after(config), daemon.ended_if_it_hangs():
         print(recover.recover(config))
 
 

@@ -130,7 +130,8 @@ class HostFacts:
 
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
     ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
-    ``outdated``: files of ours that are not as this collection has them.
+    ``outdated``: files of ours that are not as this collection has them. ``halfway``: packages whose installation was
+    cut off.
     """
 
     hostname: str = ""
@@ -163,6 +164,7 @@ class HostFacts:
     agent_installed: bool = False
     agent_version: str = ""
     outdated: Tuple[str, ...] = ()
+    halfway: Tuple[str, ...] = ()
     hook_installed: bool = False
     units_enabled: bool = False
     journal_open: bool = False

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Dict, Optional, Tuple
 
-from . import attach, cold, cpu, deadline, early, filesystems, gates, guard, kexec, lanes, monitor, restarts
+from . import attach, cold, cpu, deadline, early, filesystems, gates, guard, kexec, lanes, monitor, packages, restarts
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, is_crash_kernel, next_command_line
@@ -34,7 +34,7 @@ def live_update(config: Config) -> None:
     """
     wanted = requests.read(config.state_dir)
     pool = open_pool(config)
-    with connect() as hypervisor:
+    with packages.held(), connect() as hypervisor:
         journal = _begin(config, hypervisor, wanted)
         try:
             if wanted.only == requests.ONLY_QEMU:

@@ -259,6 +259,16 @@ def _agent(case: _Case) -> Iterator[Blocker]:
         )
 
 
+def _packages(case: _Case) -> Iterator[Blocker]:
+    """QEMU, libvirt, the kernel or what they stand on may be among them, and would be missed after the jump."""
+    if case.host.halfway:
+        yield Blocker(
+            "packages-halfway",
+            f"the installation of packages was cut off: {', '.join(case.host.halfway)}",
+            "dpkg --configure -a, then apt-get -f install",
+        )
+
+
 def _journal(case: _Case) -> Iterator[Blocker]:
     host = case.host
     if host.journal_error:
@@ -802,6 +812,7 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _pool_kept,
     _kaslr_overflow,
     _agent,
+    _packages,
     _journal,
     _state_dir,
     _pool_room,

@@ -219,6 +219,19 @@ done
 {CABLE_MENDED}
 """
 
+# A package whose installation takes its time, as one that asks somebody a question.
+SLOW_PACKAGE = """set -e
+mkdir -p /root/slow/DEBIAN
+cd /root/slow/DEBIAN
+printf 'Package: slow\\nVersion: 1\\nArchitecture: all\\nMaintainer: lab\\nDescription: slow\\n' >control
+printf '#!/bin/sh\\n[ "$1" != configure ] || sleep 600\\n' >postinst
+chmod 755 postinst
+dpkg-deb --build /root/slow /root/slow.deb >/dev/null
+systemd-run -q --unit=slow-package dpkg -i /root/slow.deb
+until [ "$(dpkg-query -W -f '${db:Status-Abbrev}' slow 2>/dev/null)" = 'iF ' ]; do sleep 0.2; done
+"""
+SLOW_PACKAGE_GONE = "systemctl stop slow-package; dpkg --purge slow >/dev/null; rm -r /root/slow /root/slow.deb"
+
 # A disk that takes no more writes, and says nothing: what its file system has not written can wait for ever.
 HUNG_DISK = """
 truncate -s 64M /root/hung.img
@@ -286,6 +299,15 @@ BEFORE_THE_JUMP = (
     Fault("another kernel is loaded in its place", "jump", "suspending", LOAD_ANOTHER, (Ending.ABORTED,)),
     Fault("a disk of the host does not answer", "load", "", HUNG_DISK, (Ending.ABORTED,), mend=HUNG_DISK_MENDED),
     Fault("suspending takes too long", "suspend", "", "true", (Ending.ABORTED,), limits={"deadline_s": 0.5}),
+    Fault(
+        "a package is being installed",
+        "preflight",
+        "",
+        "true",
+        (Ending.REFUSED,),
+        setup=SLOW_PACKAGE,
+        teardown=SLOW_PACKAGE_GONE,
+    ),
     Fault("a VM that the plan does not know", "preflight", "", "true", (Ending.REFUSED,), unknown=(TICK,)),
     Fault(
         "a VM is started after preflight",
