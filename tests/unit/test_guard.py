@@ -121,7 +121,7 @@ class Host:
         self.state_dir.mkdir()
         self.commands: list[str] = []
         self.refused = ""
-        self.systemd_watchdog = "infinity"
+        self.systemd_version = "257 (257.9-1)"
         self.kdump_is = "enabled"
         self.hashes_quickly = False
         self.timer_node = folder / "watchdog1"
@@ -149,8 +149,8 @@ class Host:
         words = " ".join(argv)
         if self.refused and words.startswith(self.refused):
             raise CommandFailed(f"{words} ended with 1: refused")
-        if words.startswith("systemctl show"):
-            return f"{self.systemd_watchdog}\n"
+        if words == "systemctl --version":
+            return f"systemd {self.systemd_version}\n+PAM +AUDIT\n"
         if words == f"modprobe -q {guard.HASHING_DRIVER}":
             self.hashes_quickly = True
             return ""
@@ -166,8 +166,8 @@ class Host:
             (self.folder / "softdog").rmdir()
         return ""
 
-    def stage(self) -> str:
-        return guard.stage(self.config, GENERATION, "6.12", LINE, 600.0)
+    def stage(self, line: str = LINE) -> str:
+        return guard.stage(self.config, GENERATION, "6.12", line, 600.0)
 
 
 @pytest.fixture
@@ -216,9 +216,16 @@ class TestStage:
         assert host.stage() == "256 MiB are kept for a crash kernel, and it needs 640 MiB"
         assert guard.read(host.state_dir) is None
 
-    def test_no_second_watchdog_is_started_beside_systemds(self, host: Host) -> None:
-        host.systemd_watchdog = "30s"
-        assert "RuntimeWatchdogSec=" in host.stage()
+    def test_a_systemd_that_is_started_without_its_watchdog_leaves_ours_alone(self, host: Host) -> None:
+        assert host.stage(f"{cmdline.WATCHDOG_OFF} {LINE}") == ""
+        staged = guard.read(host.state_dir)
+        assert staged
+        assert staged.deadline_s == 600
+        assert cmdline.WATCHDOG_OFF in staged.command_line, "nor shall the crash kernel's start it"
+
+    def test_no_second_watchdog_is_started_beside_that_of_an_old_systemd(self, host: Host) -> None:
+        host.systemd_version = "247 (247.3-7)"
+        assert "cannot be started without its watchdog" in host.stage(f"{cmdline.WATCHDOG_OFF} {LINE}")
         guard.begin(host.state_dir)
         assert [command.split()[0] for command in host.commands] == ["kexec"]
 

@@ -24,7 +24,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
     VmFacts,
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.policy import Decision
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RamFile, Region, Service
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RamFile, Region, Service, Watchdog
 
 MIB, GIB = 1 << 20, 1 << 30
 LINE = "root=/dev/vda ro memmap=0x80000000!0x100000000 nokaslr"
@@ -114,6 +114,8 @@ def test_a_prepared_host_passes_without_a_word() -> None:
         (replace(HOST, memory_backing_dir="/var/lib/holdfast/pool2"), "backing-dir"),
         (replace(HOST, agent_installed=False), "agent-missing"),
         (replace(HOST, outdated=("/usr/local/sbin/holdfast-agent",)), "agent-outdated"),
+        (replace(HOST, watchdogs=(Watchdog("watchdog0", "iTCO_wdt", 30, True, 812, "watchdogd"),)), "watchdog-armed"),
+        (replace(HOST, watchdogs=(Watchdog("watchdog0", "iTCO_wdt", 30, False, 1, "systemd"),)), "watchdog-armed"),
         (replace(HOST, halfway=("libvirt0", "qemu-system-x86")), "packages-halfway"),
         (replace(HOST, pool=replace(POOL, configured=(Region(5 * GIB, GIB),))), "pool-changed"),
         (replace(HOST, hook_installed=False), "hook-missing"),

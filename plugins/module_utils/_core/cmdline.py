@@ -42,6 +42,8 @@ _ONE_BOOT_ONLY = ("BOOT_IMAGE", "initrd", "elfcorehdr")
 # Debian's crash dumps would save the dead kernel's memory and reboot, with the VMs in it (kdump).
 KDUMP_UNIT = "kdump-tools.service"
 KDUMP_MASK = f"systemd.mask={KDUMP_UNIT}"
+# As RuntimeWatchdogSec=0; systemd has it since its version 250, and an older one does not know the option.
+WATCHDOG_OFF = "systemd.watchdog_sec=0"
 CRASH_OPTIONS = ("reset_devices", "irqpoll", "transparent_hugepage=never", "panic=10")
 
 # What a small VM cannot give, or what would leave nothing for its kernel.
@@ -139,10 +141,13 @@ def generation_of(cmdline: str) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def next_command_line(running: str, *, generation: str, add: Sequence[str] = (), drop: Sequence[str] = ()) -> str:
+def next_command_line(
+    running: str, *, generation: str, add: Sequence[str] = (), drop: Sequence[str] = (), watchdog_off: bool = False
+) -> str:
     """The command line for the next kernel: the running one, for another generation.
 
     ``add`` are whole options, ``drop`` names of options; neither may touch ``memmap=`` or holdfast's own options.
+    ``watchdog_off``: systemd has no watchdog there, whatever its configuration says; the line after it says so no more.
     Raises BadInput, also when the result is longer than the kernel reads (LONGEST_BYTES).
     """
     _forbid_protected([*map(name_of, add), *drop])
@@ -152,6 +157,7 @@ def next_command_line(running: str, *, generation: str, add: Sequence[str] = (),
     kept = [option for option in kernel if not {option, name_of(option)} & gone and not _is_ours(option)]
     ram = next_memmap_arguments(running)[len(memmap_arguments(running)) :]
     added = [*ram, *_crash_area_again(running), *(_checked_option(option) for option in add)]
+    added += [WATCHDOG_OFF, f"{ADDED_OPTION}={WATCHDOG_OFF}"] if watchdog_off else []
     token = f"{GENERATION_OPTION}={_checked_generation(generation)}"
     return _checked_length(" ".join([*kept, *added, token, *options[len(kernel) :]]))
 
@@ -190,6 +196,11 @@ def rehearsal_command_line(line: str, pool: Region, boot: str) -> str:
     kept = [option for option in kernel if name_of(option) not in _AMOUNTS_OF_RAM]
     added = (format_memmap(pool), f"boot={boot}", *_REHEARSAL_OPTIONS)
     return _checked_length(" ".join([*kept, *added, *options[len(kernel) :]]))
+
+
+def is_watchdog_off(running: str) -> bool:
+    """Whether we have taken its watchdog from the systemd of this boot. Pure."""
+    return WATCHDOG_OFF in _carried(running, ADDED_OPTION)
 
 
 def crash_area_bytes(cmdline: str) -> int:

@@ -33,6 +33,7 @@ from . import (
     qemu_conf,
     regions,
     srat,
+    watchdogs,
 )
 from .config import Config
 from .errors import CommandFailed, HoldfastError, JournalError, VmError
@@ -96,6 +97,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         agent_installed=os.access(root / AGENT, os.X_OK),
         agent_version=packing.packed_version(str(root / AGENT)),
         halfway=packages.halfway(),
+        watchdogs=watchdogs.armed(),
         hook_installed=os.access(root / HOOK, os.X_OK),
         units_enabled=installation.enabled(root / UNITS),
         journal_open=journal_open,

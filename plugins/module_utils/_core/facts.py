@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Optional, Tuple
 
-from .resources import RamFile, Region, Service
+from .resources import RamFile, Region, Service, Watchdog
 
 # virDomainSaveParams takes the format of the image since then (VIR_DOMAIN_SAVE_PARAM_IMAGE_FORMAT, libvirt's NEWS);
 # before, save_image_format in qemu.conf is for all.
@@ -131,7 +131,7 @@ class HostFacts:
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
     ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
     ``outdated``: files of ours that are not as this collection has them. ``halfway``: packages whose installation was
-    cut off.
+    cut off. ``watchdogs``: those in hardware that count now.
     """
 
     hostname: str = ""
@@ -165,6 +165,7 @@ class HostFacts:
     agent_version: str = ""
     outdated: Tuple[str, ...] = ()
     halfway: Tuple[str, ...] = ()
+    watchdogs: Tuple[Watchdog, ...] = ()
     hook_installed: bool = False
     units_enabled: bool = False
     journal_open: bool = False

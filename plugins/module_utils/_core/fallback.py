@@ -82,7 +82,8 @@ def after_failed_attach(config: Config, why: HoldfastError) -> None:
 def go_back(pool: Pool, journal: Journal, reason: str) -> None:
     """Load the old kernel for the same generation, and jump. Raises HoldfastError if the host is still here."""
     running = kexec.running_cmdline()
-    line = next_command_line(running, generation=journal.generation)
+    quiet = bool(journal.view["watchdog_usec"])
+    line = next_command_line(running, generation=journal.generation, watchdog_off=quiet)
     check_next(running, line, load().required_pool.regions, journal.generation)
     kexec.load(*kexec.image_of(journal.view["kernel"]["from"]), line)
     pool.commit()

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from . import crash_area, durable, kdump, kexec, regions
-from .cmdline import crash_command_line, generation_of, has_option, is_crash_kernel
+from .cmdline import WATCHDOG_OFF, crash_command_line, generation_of, has_option, is_crash_kernel, split
 from .command import run
 from .config import RUN_DIR, Config
 from .errors import CommandFailed, HoldfastError
@@ -39,6 +40,10 @@ HASHING_DRIVER = "sha256_ssse3"
 TIMER_DRIVER = "softdog"
 # In /dev, which is the kernel's own and outlives the initramfs: this kernel was guarded early.
 EARLY_MARK = "holdfast-guard"
+
+# From this version on systemd.watchdog_sec= is an option of the command line.
+SYSTEMD_VERSION = re.compile(r"systemd (\d+)")
+FIRST_WITHOUT_WATCHDOG = 250
 
 _ending = threading.Lock()
 
@@ -78,10 +83,10 @@ def stage(config: Config, generation: str, release: str, line: str, deadline_s: 
     image, initrd = kexec.image_of(release)
     ram = regions.usable_ranges(collect.firmware_map())
     line = crash_command_line(line, ram)
-    busy = _systemd_has_a_watchdog()
+    busy = _systemd_has_a_watchdog(line)
     staged = Staged(generation, str(image), str(initrd), line, 0.0 if busy else deadline_s)
     durable.write_text(config.state_dir / NAME, json.dumps(asdict(staged), indent=1))
-    return "systemd uses a watchdog (RuntimeWatchdogSec=), so a hang is left to that" if busy else ""
+    return "this systemd cannot be started without its watchdog, so a hang is left to that" if busy else ""
 
 
 def begin(state_dir: Path) -> str:
@@ -175,10 +180,15 @@ def _load(staged: Staged) -> None:
         raise
 
 
-def _systemd_has_a_watchdog() -> bool:
-    """It may take ours, which is the first one there is, and then nobody can stop it but systemd."""
-    shown = run(["systemctl", "show", "--property=RuntimeWatchdogUSec", "--value"]).strip()
-    return shown not in ("", "0", "infinity")
+def _systemd_has_a_watchdog(line: str) -> bool:
+    """Whether the next kernel's may take ours, which may be the first one there is; nobody else could stop it then.
+
+    It has none where ``line`` says so and it understands that.
+    """
+    if WATCHDOG_OFF not in split(line):
+        return False
+    found = SYSTEMD_VERSION.search(run(["systemctl", "--version"]))
+    return not found or int(found[1]) < FIRST_WITHOUT_WATCHDOG
 
 
 def _start_timer(deadline_s: float) -> None:

@@ -340,6 +340,7 @@ def _begun(entry: Mapping[str, Any]) -> Dict[str, Any]:
         "taint": entry.get("taint", 0),
         "before": entry.get("before", {}),
         "cpu": entry.get("cpu", {}),
+        "watchdog_usec": entry.get("watchdog_usec", 0),
         "only": entry.get("only", EVERYTHING),
         "fell_back": False,
         "phases": [],

@@ -13,7 +13,22 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Dict, Optional, Tuple
 
-from . import attach, cold, cpu, deadline, early, filesystems, gates, guard, kexec, lanes, monitor, packages, restarts
+from . import (
+    attach,
+    cold,
+    cpu,
+    deadline,
+    early,
+    filesystems,
+    gates,
+    guard,
+    kexec,
+    lanes,
+    monitor,
+    packages,
+    restarts,
+    watchdogs,
+)
 from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, is_crash_kernel, next_command_line
@@ -43,6 +58,7 @@ def live_update(config: Config) -> None:
                 restarts.shut_down(hypervisor, journal, wanted)
                 print(close(config, journal, "restored", ""), flush=True)
                 return
+            watchdogs.disarm(journal)
             mark = _load(config, journal, wanted)
             cold.store(config, hypervisor, journal, wanted)
             restarts.shut_down(hypervisor, journal, wanted)
@@ -62,6 +78,9 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
     running = {domain.uuid: domain for domain in hypervisor.running()}
     asked = {vm.uuid for vm in wanted.vms}
     _refuse_other_vms(running, asked)
+    jumps = wanted.only != requests.ONLY_QEMU
+    if jumps:
+        watchdogs.check_others()
     names = [vm.__dict__ for vm in wanted.vms]
     first = running[wanted.vms[0].uuid] if wanted.vms else None
     journal.record(
@@ -73,8 +92,9 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         boot_id=kexec.boot_id(),
         taint=kexec.taint(),
         before=asdict(gates.look(hypervisor)),
-        # Without a jump there is no other kernel to ask.
-        cpu={} if wanted.only == requests.ONLY_QEMU else cpu.note(running[vm.uuid] for vm in _with_state(wanted)),
+        # Without a jump there is no other kernel to ask, and nobody who would be late.
+        cpu=cpu.note(running[vm.uuid] for vm in _with_state(wanted)) if jumps else {},
+        watchdog_usec=watchdogs.systemd_usec() if jumps else 0,
         only=wanted.only,
         vms=names,
     )
@@ -99,7 +119,8 @@ def _load(config: Config, journal: Journal, wanted: Request) -> Optional[int]:
     """Load the new kernel while the VMs still run; returns the mark of this load."""
     with journal.phase("load"):
         running = kexec.running_cmdline()
-        new = next_command_line(running, generation=wanted.generation)
+        quiet = bool(journal.view["watchdog_usec"])
+        new = next_command_line(running, generation=wanted.generation, watchdog_off=quiet)
         check_next(running, new, config.required_pool.regions, wanted.generation)
         _stage_guard(config, journal, wanted, new)
         mark = _load_guarded(config, journal, wanted, new)

@@ -269,6 +269,17 @@ def _packages(case: _Case) -> Iterator[Blocker]:
         )
 
 
+def _watchdogs(case: _Case) -> Iterator[Blocker]:
+    """systemd's is stopped by the agent, and starts again when all is over."""
+    others = [one.text for one in case.host.watchdogs if not one.is_systemds]
+    if others:
+        yield Blocker(
+            "watchdog-armed",
+            f"a watchdog would reset the host after the jump, and VM RAM would be gone: {'; '.join(others)}",
+            "stop whoever feeds it for the upgrade; where it cannot be stopped, load its driver with nowayout=0",
+        )
+
+
 def _journal(case: _Case) -> Iterator[Blocker]:
     host = case.host
     if host.journal_error:
@@ -813,6 +824,7 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _kaslr_overflow,
     _agent,
     _packages,
+    _watchdogs,
     _journal,
     _state_dir,
     _pool_room,
@@ -848,7 +860,7 @@ VM_WARNINGS: _ByTreatment = {
 # These matter only to a host that jumps and boots.
 OF_THE_JUMP = frozenset(
     (
-        *(_kexec, _locked_down, _target_installed, _pool_kept, _kaslr_overflow, _host_memory, _autostart),
+        *(_watchdogs, _kexec, _locked_down, _target_installed, _pool_kept, _kaslr_overflow, _host_memory, _autostart),
         *(_longer_than_allowed, _pause_unknown),
         *(_signature, _target_unchanged, _initrd_unknown, _kaslr_on, _late_disks),
     )

@@ -213,6 +213,16 @@ def _forget_guard(config: Config, journal: Journal) -> None:
     """
     if journal.state in TERMINAL and not journal.holds_suspended:
         guard.forget(config.state_dir)
+        _rearm(journal)
+
+
+def _rearm(journal: Journal) -> None:
+    from . import watchdogs  # nobody waits for it any more
+
+    try:
+        watchdogs.rearm(journal)
+    except HoldfastError as exc:
+        journal.warn(str(exc))
 
 
 def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:

@@ -40,6 +40,33 @@ class RamFile:
 
 
 @dataclass(frozen=True)
+class Watchdog:
+    """A watchdog in hardware that counts: ``holder`` with its ``pid`` feeds it, within ``timeout_s`` each time.
+
+    0 where that is not known. ``may_stop``: whether its holder can stop it.
+    """
+
+    device: str
+    identity: str
+    timeout_s: int = 0
+    may_stop: bool = True
+    pid: int = 0
+    holder: str = ""
+
+    @property
+    def is_systemds(self) -> bool:
+        """Whether systemd can be told to stop it."""
+        return self.pid == 1 and self.may_stop
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        limit = f", {self.timeout_s} s" if self.timeout_s else ""
+        feeder = f"fed by {self.holder} (process {self.pid})" if self.pid else "fed by nobody that can be seen"
+        return f"{self.device} ({self.identity}{limit}), {feeder}{'' if self.may_stop else ', cannot be stopped'}"
+
+
+@dataclass(frozen=True)
 class Service:
     """An active network or storage pool of libvirt's; ``autostart``: it starts with the host."""
 

@@ -151,6 +151,10 @@ def _crash_beside_kdump(name: str, phase: str, event: str) -> Fault:
     return replace(_crash(name, phase, event, PANIC), setup=KDUMP_INSTALLED, teardown=KDUMP_REMOVED)
 
 
+def _crash_beside_watchdog(name: str, phase: str, event: str) -> Fault:
+    return replace(_crash(name, phase, event, PANIC), setup=WATCHDOG, teardown=WATCHDOG_GONE)
+
+
 def _cold(name: str, phase: str, event: str, deed: str, end: Ending) -> Fault:
     """The one that waits on disk carries on like the others."""
     limits = {"deadline_s": CRASH_DEADLINE_S} if end is Ending.FELL_BACK else {}
@@ -231,6 +235,25 @@ systemd-run -q --unit=slow-package dpkg -i /root/slow.deb
 until [ "$(dpkg-query -W -f '${db:Status-Abbrev}' slow 2>/dev/null)" = 'iF ' ]; do sleep 0.2; done
 """
 SLOW_PACKAGE_GONE = "systemctl stop slow-package; dpkg --purge slow >/dev/null; rm -r /root/slow /root/slow.deb"
+
+# As an administrator has systemd feed it. The crash kernel of an emulated host takes a minute to its systemd.
+WATCHDOG_FILE = "/etc/systemd/system.conf.d/watchdog.conf"
+WATCHDOG_FED = "[ $(cat /sys/class/watchdog/watchdog0/state) = active ]"
+WATCHDOG = f"""set -e
+mkdir -p $(dirname {WATCHDOG_FILE})
+printf '[Manager]\\nRuntimeWatchdogSec=40\\n' >{WATCHDOG_FILE}
+systemctl daemon-reexec
+{WATCHDOG_FED}
+"""
+# It was given back to systemd, whichever kernel that is of.
+WATCHDOG_GONE = f"""{WATCHDOG_FED}
+fed=$?
+rm {WATCHDOG_FILE}
+manager='org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager'
+busctl set-property $manager RuntimeWatchdogUSec t {(1 << 64) - 1}
+systemctl daemon-reexec
+exit $fed
+"""
 
 # A disk that takes no more writes, and says nothing: what its file system has not written can wait for ever.
 HUNG_DISK = """
@@ -407,6 +430,7 @@ AFTER_THE_JUMP = (
     _crash("the new kernel panics early", "attach", "arrived", f"{GUARDED}; {PANIC}"),
     _crash("the new kernel panics late", "restore", "restoring", PANIC),
     _crash_beside_kdump("the new kernel panics on a host with kdump-tools", "restore", "restoring"),
+    _crash_beside_watchdog("the new kernel panics on a host with a watchdog", "restore", "restoring"),
     _crash("the new kernel hangs", "attach", "arrived", f"{GUARDED}; kill -STOP $AGENT"),
     _gone("power lost while VMs are paused", "suspend", f"vm_paused {UUID[TICK]}"),
     _gone("power lost while all VMs are suspended", "jump", "suspended"),

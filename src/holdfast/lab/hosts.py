@@ -250,6 +250,8 @@ def _arguments(host: Host, cpus: int, number: int) -> list[str]:
         *("-drive", f"id=disk,file={folder}/disk.qcow2,if=none,cache=unsafe,discard=unmap,aio=threads"),
         *("-device", "virtio-blk-pci,drive=disk,bus=slot1"),
         *("-device", "virtio-rng-pci"),
+        # As every server has one. It is started by whoever wants it, and then resets the host.
+        *("-device", "i6300esb"),
         *("-chardev", f"file,id=console,path={folder}/console.log", "-serial", "chardev:console"),
         *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
         *("-display", "none", "-monitor", "none", "-no-user-config"),
