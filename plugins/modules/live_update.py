@@ -102,6 +102,12 @@ options:
         not going back.
     type: int
     default: 60
+  storage_s:
+    description:
+      - Seconds that VMs wait after the jump until the files and devices that their disks are on are there, counted from
+        the first restore. The others do not wait for them.
+    type: int
+    default: 120
   fallback_after:
     description:
       - The host goes back to the old kernel when this many VMs could not be restored, or all of them, and none was
@@ -334,7 +340,10 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
 UNIT = "holdfast-live-update.service"
 LOCK = RUN_DIR / "request.lock"
-LIMITS = ("parallel", "deadline_s", "shutdown_s", "network_s", "fallback_after", "health_command", "verify_ram", "only")
+LIMITS = (
+    *("parallel", "deadline_s", "shutdown_s", "network_s", "storage_s"),
+    *("fallback_after", "health_command", "verify_ram", "only"),
+)
 
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["started"], "default": "started"},
@@ -359,6 +368,7 @@ ARGUMENTS: Dict[str, Any] = {
     "deadline_s": {"type": "int", "default": 600},
     "shutdown_s": {"type": "int", "default": 300},
     "network_s": {"type": "int", "default": 60},
+    "storage_s": {"type": "int", "default": 120},
     "fallback_after": {"type": "int", "default": 3},
     "health_command": {"type": "str", "default": ""},
     "verify_ram": {"type": "str", "choices": ["sampled", "full"], "default": "sampled"},

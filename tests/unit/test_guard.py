@@ -534,11 +534,11 @@ def test_a_panic_before_the_first_resume_brings_the_old_kernel_and_a_later_one_n
     assert not (host.folder / "db").exists(), "its saved state was used up"
 
 
-def test_the_timer_leaves_time_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that does not get at it goes back by itself, with its VMs in order, before the timer ends it."""
+def test_the_timer_leaves_time_for_network_and_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that does not get at them goes back by itself, with its VMs in order, before the timer ends it."""
     given: list[float] = []
     monkeypatch.setattr(guard, "stage", lambda *words: given.append(words[-1]) or "")
     journal = SimpleNamespace(view={"kernel": {"from": "6.12"}})
-    wanted = Request(GENERATION, "7.2", deadline_s=100.0, network_s=300.0)
+    wanted = Request(GENERATION, "7.2", deadline_s=100.0, network_s=300.0, storage_s=50.0)
     live_update._stage_guard(Config(), journal, wanted, LINE)  # type: ignore[arg-type]
-    assert given == [400.0]
+    assert given == [450.0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     lanes,
     monitor,
     recover,
+    storage,
     suspend,
     ways_out,
 )
@@ -687,6 +688,38 @@ def test_a_kernel_on_which_no_vm_comes_back_is_left(scene: Scene, monkeypatch: p
     assert (journal.state, journal.view["fell_back"]) == ("restored", True)
     assert states(journal) == {"db": "resumed", "web": "resumed"}
     assert "QEMU refuses its state" in journal.view["reason"]
+
+
+def test_a_vm_whose_disks_come_late_is_restored_when_they_are_there(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the most important one; nobody waits for it all the same."""
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+
+    def lacking(vm: Mapping[str, Any]) -> list[str]:
+        return ["/srv/db"] if vm["uuid"] == DB and "restore 22" not in scene.deeds else []
+
+    monkeypatch.setattr(storage, "lacking", lacking)
+    journal = scene.recover()
+    assert [deed for deed in scene.deeds if deed.startswith("restore")] == ["restore 22", "restore 11"]
+    assert states(journal) == {"db": "resumed", "web": "resumed"}
+    assert "what the disks of db are on is not there yet, and is waited for" in journal.view["warnings"]
+
+
+def test_a_vm_whose_disks_do_not_come_is_kept(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it cannot do without, libvirt knows; and says so."""
+    scene.unrestorable = {DB}
+    scene.arrived()
+    boots_as(monkeypatch, "new")
+    requests.write(scene.config.state_dir, requests.Request(GENERATION, "7.2", storage_s=0.2))
+    monkeypatch.setattr(storage, "lacking", lambda vm: ["/srv/db"] if vm["uuid"] == DB else [])
+    with pytest.raises(HoldfastError, match="db: VM 11: QEMU refuses its state"):
+        scene.recover()
+    assert [deed for deed in scene.deeds if deed.startswith("restore")] == ["restore 22", "restore 11", "restore 11"]
+    journal = open_journal(scene.config.state_dir)
+    assert states(journal) == {"db": "failed", "web": "resumed"}
+    assert "VM db: what its disks are on is missing, still after 0 s: /srv/db" in journal.view["warnings"]
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from . import (
     monitor,
     packages,
     restarts,
+    storage,
     watchdogs,
 )
 from . import request as requests
@@ -81,7 +82,7 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
     jumps = wanted.only != requests.ONLY_QEMU
     if jumps:
         watchdogs.check_others()
-    names = [vm.__dict__ for vm in wanted.vms]
+    vms = [{**vm.__dict__, "disks": storage.of(running[vm.uuid]) if jumps else ()} for vm in wanted.vms]
     first = running[wanted.vms[0].uuid] if wanted.vms else None
     journal.record(
         "begin",
@@ -96,7 +97,7 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         cpu=cpu.note(running[vm.uuid] for vm in _with_state(wanted)) if jumps else {},
         watchdog_usec=watchdogs.systemd_usec() if jumps else 0,
         only=wanted.only,
-        vms=names,
+        vms=vms,
     )
     return journal
 
@@ -149,8 +150,9 @@ def _stage_guard(config: Config, journal: Journal, wanted: Request, new: str) ->
     """A jump without a guard is still a jump, and on record as one."""
     try:
         old = journal.view["kernel"]["from"]
-        # A new kernel that does not get at the network is left in an orderly way, and not by its timer.
-        trouble = guard.stage(config, wanted.generation, old, new, wanted.deadline_s + wanted.network_s)
+        # A new kernel that does not get at network or storage is left in an orderly way, and not by its timer.
+        limit_s = wanted.deadline_s + wanted.network_s + wanted.storage_s
+        trouble = guard.stage(config, wanted.generation, old, new, limit_s)
     except HoldfastError as exc:
         trouble = str(exc)
     if trouble:

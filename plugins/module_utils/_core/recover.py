@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from .pool import Content, Pool, open_pool
 from .request import Request
 from .restore import note_running, restore, verify
 from .standing import Sighting, Step, step_for
+from .storage import Storage
 
 SAVE_LIMIT_S = 600.0
 LOOK_S = 0.3
@@ -58,7 +60,7 @@ def _take_back(config: Config, pool: Pool, journal: Journal, reason: str) -> str
         # Whatever comes next, a plain reboot shall not go where this live update was to go.
         with suppress(HoldfastError):
             kexec.unload()
-        _bring_back(pool, journal, wanted, Network(journal, wanted.network_s))
+        _bring_back(pool, journal, wanted, Network(journal, wanted.network_s), Storage(journal, wanted.storage_s))
         kexec.unload()
     return close(config, journal, "aborted", reason)
 
@@ -70,13 +72,14 @@ def _land(config: Config, pool: Pool, journal: Journal) -> str:
     if journal.state == "attached":
         fallback.go_back_if(health.problems(wanted, journal), pool, journal)
     insists = bool(wanted.fallback_after) and fallback.is_possible(journal)
-    network = Network(journal, wanted.network_s, insists)
-    all_tried = _bring_back(pool, journal, wanted, network)
+    network, storage = Network(journal, wanted.network_s, insists), Storage(journal, wanted.storage_s)
+    all_tried = _bring_back(pool, journal, wanted, network, storage)
     if wanted.fallback_after:
         fallback.go_back_if(_none_came_back(journal), pool, journal)
     if network.missed or not all_tried:
         # There was no way back after all, and VMs that go on are better than VMs that stand still.
-        _bring_back(pool, journal, replace(wanted, fallback_after=0), Network(journal, wanted.network_s))
+        anyway = replace(wanted, fallback_after=0)
+        _bring_back(pool, journal, anyway, Network(journal, wanted.network_s), Storage(journal, wanted.storage_s))
     return close(config, journal, "restored", journal.view["reason"])
 
 
@@ -225,7 +228,7 @@ def _rearm(journal: Journal) -> None:
         journal.warn(str(exc))
 
 
-def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network) -> bool:
+def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network, storage: Storage) -> bool:
     """Every VM that can go on does: the paused ones at once, then the suspended ones in the order of priority.
 
     False when VMs were left out, because the host had better go back.
@@ -233,14 +236,19 @@ def _bring_back(pool: Pool, journal: Journal, wanted: Request, network: Network)
     order = sorted(journal.vms, key=lambda vm: -vm["priority"])
     saving = _catch_up_all(pool, journal, order)
     try:
-        all_tried = _restore_suspended(pool, journal, wanted, network, order)
+        all_tried = _restore_suspended(pool, journal, wanted, network, storage, order)
     finally:
-        saved_tried = _bring_back_saved(pool, journal, wanted, network, saving)
+        saved_tried = _bring_back_saved(pool, journal, wanted, network, storage, saving)
     return all_tried and saved_tried
 
 
 def _bring_back_saved(
-    pool: Pool, journal: Journal, wanted: Request, network: Network, saving: Sequence[Dict[str, Any]]
+    pool: Pool,
+    journal: Journal,
+    wanted: Request,
+    network: Network,
+    storage: Storage,
+    saving: Sequence[Dict[str, Any]],
 ) -> bool:
     """The same for VMs that are still being saved, each as soon as that is over: nobody waits for one that hangs."""
     all_tried = True
@@ -249,7 +257,7 @@ def _bring_back_saved(
         time.sleep(LOOK_S)
         looked_at, saving = saving, _catch_up_all(pool, journal, saving)
         saved = [vm for vm in looked_at if vm not in saving]
-        all_tried = _restore_suspended(pool, journal, wanted, network, saved) and all_tried
+        all_tried = _restore_suspended(pool, journal, wanted, network, storage, saved) and all_tried
     for vm in saving:
         journal.warn(f"VM {vm['name']}: its state is still being saved after {SAVE_LIMIT_S:.0f} s")
     return all_tried
@@ -335,13 +343,18 @@ def _ended_on_purpose(hypervisor: Hypervisor, uuid: str) -> bool:
 
 
 def _restore_suspended(
-    pool: Pool, journal: Journal, wanted: Request, network: Network, vms: Sequence[Dict[str, Any]]
+    pool: Pool,
+    journal: Journal,
+    wanted: Request,
+    network: Network,
+    storage: Storage,
+    vms: Sequence[Dict[str, Any]],
 ) -> bool:
     """Restore, in this order, what is suspended of these; begin no more once going back is the better way.
 
-    Whether all were tried.
+    Those whose disks are not there yet come last, as soon as these are. Whether all were tried.
     """
-    waiting = [vm["uuid"] for vm in vms if vm["state"] in HELD]
+    waiting = [vm for vm in vms if vm["state"] in HELD]
     if not waiting:
         return True
     journal.record("phase_end", name="libvirt")
@@ -349,6 +362,8 @@ def _restore_suspended(
 
     tried: List[str] = []
     failed: List[str] = []
+    at_a_time = lanes.bounded(wanted.parallel)
+    turns = threading.Semaphore(at_a_time)
 
     def bring(hypervisor: Hypervisor, uuid: str) -> None:
         if network.missed or fallback.is_due(journal, wanted.fallback_after, len(failed)):
@@ -358,11 +373,20 @@ def _restore_suspended(
         if journal.vm(uuid)["state"] == "failed":
             failed.append(uuid)
 
+    def bring_late(hypervisor: Hypervisor, uuid: str) -> None:
+        if missing := storage.wait_for(journal.vm(uuid)):
+            journal.warn(missing)
+        with turns:
+            bring(hypervisor, uuid)
+
+    there, late = ([vm["uuid"] for vm in some] for some in storage.sorted_out(waiting))
+    if late:
+        names = ", ".join(journal.vm(uuid)["name"] for uuid in late)
+        journal.warn(f"what the disks of {names} are on is not there yet, and is waited for")
     with connect_patiently() as hypervisor, journal.phase("restore"):
         # A start may hang in libvirt for as long as storage does not answer, and nothing of ours ends that.
-        untold = lanes.in_order(
-            lambda uuid: bring(hypervisor, uuid), waiting, lanes.bounded(wanted.parallel), wanted.deadline_s
-        )
+        untold = lanes.in_order(lambda uuid: bring(hypervisor, uuid), there, at_a_time, wanted.deadline_s)
+        untold += lanes.in_order(lambda uuid: bring_late(hypervisor, uuid), late, len(late))
     for uuid, exc in untold:
         journal.warn(_told(journal.vm(uuid), exc))
     return len(tried) == len(waiting)

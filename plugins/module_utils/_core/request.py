@@ -44,7 +44,7 @@ class Request:
     ``verify_ram``: ``sampled`` or ``full``, how much of the RAM is compared. ``only``: ``everything``, or
     ``qemu``, which renews the VMs' QEMU without a jump. ``shutdown_s``: seconds for a guest that is shut down.
     ``network_s``: seconds that VMs wait after the jump for what carries their frames; 0: none, and its silence is no
-    reason to go back.
+    reason to go back. ``storage_s``: seconds that they wait for what their disks are on.
     """
 
     generation: str
@@ -59,6 +59,8 @@ class Request:
     shutdown_s: float = 300.0
     # Several times what a link takes to be negotiated, or a bridge with STP to forward.
     network_s: float = 60.0
+    # What an iSCSI target takes that is just being failed over.
+    storage_s: float = 120.0
 
     @property
     def staying(self) -> Tuple[VmRequest, ...]:

@@ -21,6 +21,7 @@ from .errors import HoldfastError, VmError
 from .hypervisor import OFF, Domain, Hypervisor, connect_patiently
 from .journal import LEAVING, OWED, STORED, Journal
 from .request import Request
+from .storage import Storage
 
 LOOK_S = 0.5
 AWAY = "was saved or moved away by somebody else"
@@ -60,21 +61,24 @@ def start(config: Config, journal: Journal, wanted: Request) -> None:
         if journal.state in LEAVING:  # and libvirt's hook lets nothing start
             journal.record("restoring")
         stack.enter_context(journal.phase("start"))
+        storage = Storage(journal, wanted.storage_s)
         for vm in sorted(owed, key=lambda vm: -vm["priority"]):
-            failure = _failure_of(config, hypervisor, journal, vm, wanted)
+            failure = _failure_of(config, hypervisor, journal, vm, wanted, storage)
             if failure and vm["state"] in OWED and not hypervisor.answers():
                 # Its daemon was restarted: that shall cost this VM nothing, nor those that come after it.
                 hypervisor = stack.enter_context(connect_patiently())
-                failure = _failure_of(config, hypervisor, journal, vm, wanted)
+                failure = _failure_of(config, hypervisor, journal, vm, wanted, storage)
             if failure:
                 _note_failure(journal, vm, failure)
 
 
 def _failure_of(
-    config: Config, hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], wanted: Request
+    config: Config, hypervisor: Hypervisor, journal: Journal, vm: Dict[str, Any], wanted: Request, storage: Storage
 ) -> Optional[Exception]:
     """Bring one VM back; why not, if not. A disk that fails among the reasons: none may take the other VMs along."""
     try:
+        if missing := storage.wait_for(vm):
+            journal.warn(missing)
         if vm["state"] in STORED:
             _load(config, hypervisor, journal, vm, wanted.deadline_s)
         else:

@@ -236,6 +236,8 @@ until [ "$(dpkg-query -W -f '${db:Status-Abbrev}' slow 2>/dev/null)" = 'iF ' ]; 
 """
 SLOW_PACKAGE_GONE = "systemctl stop slow-package; dpkg --purge slow >/dev/null; rm -r /root/slow /root/slow.deb"
 
+DISK = "/var/lib/libvirt/images/tick1.qcow2"
+LATE_DISK = f"mv {DISK} {DISK}.away; sleep 60; mv {DISK}.away {DISK}"
 # As an administrator has systemd feed it. The crash kernel of an emulated host takes a minute to its systemd.
 WATCHDOG_FILE = "/etc/systemd/system.conf.d/watchdog.conf"
 WATCHDOG_FED = "[ $(cat /sys/class/watchdog/watchdog0/state) = active ]"
@@ -395,6 +397,8 @@ AFTER_THE_JUMP = (
         limits={"verify_ram": "full", "deadline_s": 300},
     ),
     _harm("a RAM file missing", f"rm {VAULT}/{UUID[TICK]}/ram/*"),
+    # As behind a target that is just being failed over.
+    Fault("a disk of a VM comes late", "restore", "attached", LATE_DISK, (Ending.UPGRADED,)),
     Fault(
         "the journal damaged",
         "restore",
