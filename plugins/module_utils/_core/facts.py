@@ -131,7 +131,8 @@ class HostFacts:
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
     ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
     ``outdated``: files of ours that are not as this collection has them. ``halfway``: packages whose installation was
-    cut off. ``watchdogs``: those in hardware that count now.
+    cut off. ``watchdogs``: those in hardware that count now. ``locked_disks``: encrypted ones that it boots from, and
+    that somebody opens.
     """
 
     hostname: str = ""
@@ -166,6 +167,7 @@ class HostFacts:
     outdated: Tuple[str, ...] = ()
     halfway: Tuple[str, ...] = ()
     watchdogs: Tuple[Watchdog, ...] = ()
+    locked_disks: Tuple[str, ...] = ()
     hook_installed: bool = False
     units_enabled: bool = False
     journal_open: bool = False

@@ -280,6 +280,16 @@ def _watchdogs(case: _Case) -> Iterator[Blocker]:
         )
 
 
+def _locked_disks(case: _Case) -> Iterator[Blocker]:
+    if case.host.locked_disks:
+        yield Blocker(
+            "disk-locked",
+            f"the host boots from an encrypted disk that somebody opens ({', '.join(case.host.locked_disks)}): the new "
+            "kernel, and the old one after it, would wait for a passphrase, and with it the VMs",
+            "have it opened without a person (TPM, key file, clevis), or upgrade this host by reboot",
+        )
+
+
 def _journal(case: _Case) -> Iterator[Blocker]:
     host = case.host
     if host.journal_error:
@@ -825,6 +835,7 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _agent,
     _packages,
     _watchdogs,
+    _locked_disks,
     _journal,
     _state_dir,
     _pool_room,
@@ -860,7 +871,17 @@ VM_WARNINGS: _ByTreatment = {
 # These matter only to a host that jumps and boots.
 OF_THE_JUMP = frozenset(
     (
-        *(_watchdogs, _kexec, _locked_down, _target_installed, _pool_kept, _kaslr_overflow, _host_memory, _autostart),
+        *(
+            _watchdogs,
+            _locked_disks,
+            _kexec,
+            _locked_down,
+            _target_installed,
+            _pool_kept,
+            _kaslr_overflow,
+            _host_memory,
+            _autostart,
+        ),
         *(_longer_than_allowed, _pause_unknown),
         *(_signature, _target_unchanged, _initrd_unknown, _kaslr_on, _late_disks),
     )
