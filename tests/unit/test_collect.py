@@ -163,6 +163,22 @@ class TestKernel:
         (root / "sys/class/block/vda/device").symlink_to(device)
         assert collect.kernel_facts(NEW, root).missing_drivers == ("virtio_blk", "virtio_pci")
 
+    def test_what_vms_hang_on_is_needed_and_what_was_built_for_this_kernel(self, root: Path) -> None:
+        """A module of ZFS that was not built for the new kernel leaves VMs without their disks."""
+        loaded = {
+            "zfs 4812800 6 - Live 0x0000000000000000 (POE)": True,
+            "bridge 389120 0 - Live 0x0000000000000000": True,
+            "xfs 2486272 1 - Live 0x0000000000000000": True,
+            "joydev 24576 0 - Live 0x0000000000000000": False,
+            "kvm_amd 217088 4 - Live 0x0000000000000000": False,
+        }
+        write(root, "proc/modules", "".join(f"{line}\n" for line in loaded))
+        write(
+            root, "proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 8:2 / /srv rw - xfs /dev/sda2 rw\n"
+        )
+        needed = tuple(line.split()[0] for line, is_needed in loaded.items() if is_needed)
+        assert collect.kernel_facts(NEW, root).missing_drivers == needed
+
     @pytest.mark.parametrize(("listed", "needed"), [("", ()), ("kernel/drivers/ata/ahci.ko\n", ("ahci",))])
     def test_what_is_no_module_of_any_kernel_is_not_looked_for(
         self, root: Path, monkeypatch: pytest.MonkeyPatch, listed: str, needed: tuple[str, ...]

@@ -56,6 +56,12 @@ SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e09
 POOL_DRIVERS = ("libnvdimm", "nd_e820", "nd_pmem", "ext4")
 # File systems whose content is the same wherever they are mounted.
 SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
+# Loaded, in use by VMs or by what they are on, and called so in every kernel.
+CARRYING_MODULES = frozenset(
+    "bonding team bridge 8021q macvlan macvtap tun tap vhost_net vhost_vsock vhost_scsi openvswitch vxlan geneve "
+    "nfs nfsv3 nfsv4 cifs ceph rbd nbd iscsi_tcp dm_multipath dm_crypt dm_thin_pool dm_cache dm_raid "
+    "raid0 raid1 raid10 raid456 bcache drbd loop nvme_tcp nvme_rdma nvme_fc target_core_mod".split()
+)
 KVM_DRIVERS = {"svm": ("kvm", "kvm_amd"), "vmx": ("kvm", "kvm_intel")}
 
 
@@ -275,7 +281,18 @@ def needed_drivers(root: Path = ROOT) -> Tuple[str, ...]:
     flags = _text(root / "proc/cpuinfo").split()
     virtualisation = [name for flag, names in KVM_DRIVERS.items() if flag in flags for name in names]
     joining = [pmem.JOINING_DRIVER] if any((root / "sys/class/block").glob("dm-*")) else []
-    return tuple(dict.fromkeys([*POOL_DRIVERS, *joining, *virtualisation, *_bound_drivers(root)]))
+    return tuple(dict.fromkeys([*POOL_DRIVERS, *joining, *virtualisation, *_bound_drivers(root), *_carrying(root)]))
+
+
+def _carrying(root: Path) -> List[str]:
+    """Modules loaded here that VMs hang on, and no device: for networks, storage, file systems.
+
+    And whatever somebody had built for this kernel (taint ``O``): that is what a new kernel most often comes without.
+    """
+    rows = [line.split() for line in _text(root / "proc/modules").splitlines()]
+    types = {line.partition(" - ")[2].split()[0] for line in _text(root / "proc/self/mountinfo").splitlines()}
+    wanted = CARRYING_MODULES | types
+    return [row[0] for row in rows if row[0] in wanted or (row[-1].startswith("(") and "O" in row[-1])]
 
 
 def _bound_drivers(root: Path) -> List[str]:

@@ -425,8 +425,9 @@ def _target_installed(case: _Case) -> Iterator[Blocker]:
     if target.missing_drivers:
         yield Blocker(
             "drivers-missing",
-            f"kernel {target.release} lacks {', '.join(target.missing_drivers)}: no pool or no disks after the jump",
-            "install the modules or another kernel, then update-initramfs -u",
+            f"kernel {target.release} lacks {', '.join(target.missing_drivers)}, which the pool, the VMs, or what they "
+            "are on need here",
+            "install them for it (those made by DKMS: dkms status), or another kernel; then update-initramfs -u",
         )
     if target.initrd_lacks:
         yield Blocker(
