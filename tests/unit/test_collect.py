@@ -106,6 +106,18 @@ def test_secure_boot(tmp_path: Path, value: bytes | None, on: bool) -> None:
     assert collect.secure_boot(tmp_path) is on
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_services_of_a_cluster_that_run_are_found(monkeypatch: pytest.MonkeyPatch, answers: bool) -> None:
+    def systemctl(words: list[str], **_more: object) -> str:
+        if not answers:
+            raise CommandFailed("systemctl did not end within 60 s")
+        active = ("corosync.service", "dlm.service")
+        return "".join(f"{'active' if word in active else 'inactive'}\n" for word in words[2:])
+
+    monkeypatch.setattr(collect.command, "run", systemctl)
+    assert collect.cluster() == (("corosync.service", "dlm.service") if answers else ())
+
+
 def test_machine_types_with_aliases() -> None:
     listing = "Supported machines are:\npc        Standard PC (alias of pc-i440fx-10.0)\nq35  Standard PC\n\n"
     assert collect.machine_types(listing) == ("pc", "q35")

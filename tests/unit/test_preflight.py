@@ -117,6 +117,7 @@ def test_a_prepared_host_passes_without_a_word() -> None:
         (replace(HOST, watchdogs=(Watchdog("watchdog0", "iTCO_wdt", 30, True, 812, "watchdogd"),)), "watchdog-armed"),
         (replace(HOST, watchdogs=(Watchdog("watchdog0", "iTCO_wdt", 30, False, 1, "systemd"),)), "watchdog-armed"),
         (replace(HOST, locked_disks=("vda3_crypt",)), "disk-locked"),
+        (replace(HOST, cluster=("corosync.service", "pacemaker.service")), "cluster-member"),
         (replace(HOST, halfway=("libvirt0", "qemu-system-x86")), "packages-halfway"),
         (replace(HOST, pool=replace(POOL, configured=(Region(5 * GIB, GIB),))), "pool-changed"),
         (replace(HOST, hook_installed=False), "hook-missing"),

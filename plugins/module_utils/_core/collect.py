@@ -56,6 +56,21 @@ SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e09
 POOL_DRIVERS = ("libnvdimm", "nd_e820", "nd_pmem", "ext4")
 # File systems whose content is the same wherever they are mounted.
 SHARED_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.glusterfs", "gfs2", "ocfs2")
+# They count a silent host as dead: it is reset then, or what ran on it is started elsewhere.
+CLUSTER_UNITS = tuple(
+    f"{name}.service"
+    for name in (
+        "corosync",
+        "pacemaker",
+        "sbd",
+        "dlm",
+        "o2cb",
+        "sanlock",
+        "pve-ha-lrm",
+        "vdsmd",
+        "masakari-hostmonitor",
+    )
+)
 # Loaded, in use by VMs or by what they are on, and called so in every kernel.
 CARRYING_MODULES = frozenset(
     "bonding team bridge 8021q macvlan macvtap tun tap vhost_net vhost_vsock vhost_scsi openvswitch vxlan geneve "
@@ -105,6 +120,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         agent_version=packing.packed_version(str(root / AGENT)),
         halfway=packages.halfway(),
         watchdogs=watchdogs.armed(),
+        cluster=cluster(),
         locked_disks=encrypted.locked(["/", "/usr", "/boot", "/var", str(config.state_dir)], root),
         hook_installed=os.access(root / HOOK, os.X_OK),
         units_enabled=installation.enabled(root / UNITS),
@@ -113,6 +129,16 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         journal_generation=journal_generation,
         past_pauses=past_pauses(config.state_dir),
     )
+
+
+def cluster() -> Tuple[str, ...]:
+    """Which of the CLUSTER_UNITS are active."""
+    try:
+        # Its status tells whether all are; those that are not installed are none.
+        states = command.run(["systemctl", "is-active", *CLUSTER_UNITS], good=range(5)).split()
+    except CommandFailed:
+        return ()
+    return tuple(unit for unit, state in zip(CLUSTER_UNITS, states) if state == "active")
 
 
 def firmware_map(root: Path = ROOT) -> Tuple[Region, ...]:

@@ -132,7 +132,7 @@ class HostFacts:
     ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
     ``outdated``: files of ours that are not as this collection has them. ``halfway``: packages whose installation was
     cut off. ``watchdogs``: those in hardware that count now. ``locked_disks``: encrypted ones that it boots from, and
-    that somebody opens.
+    that somebody opens. ``cluster``: units at work that have a host fenced which does not answer.
     """
 
     hostname: str = ""
@@ -168,6 +168,7 @@ class HostFacts:
     halfway: Tuple[str, ...] = ()
     watchdogs: Tuple[Watchdog, ...] = ()
     locked_disks: Tuple[str, ...] = ()
+    cluster: Tuple[str, ...] = ()
     hook_installed: bool = False
     units_enabled: bool = False
     journal_open: bool = False

@@ -280,6 +280,16 @@ def _watchdogs(case: _Case) -> Iterator[Blocker]:
         )
 
 
+def _cluster(case: _Case) -> Iterator[Blocker]:
+    if case.host.cluster:
+        yield Blocker(
+            "cluster-member",
+            f"{', '.join(case.host.cluster)} runs here: a cluster would miss this host in the jump, and reset it, or "
+            "start its VMs elsewhere",
+            "put the cluster into maintenance and stop its services on this host for the upgrade",
+        )
+
+
 def _locked_disks(case: _Case) -> Iterator[Blocker]:
     if case.host.locked_disks:
         yield Blocker(
@@ -837,6 +847,7 @@ HOST_BLOCKERS: tuple[_HostCheck, ...] = (
     _packages,
     _watchdogs,
     _locked_disks,
+    _cluster,
     _journal,
     _state_dir,
     _pool_room,
@@ -872,17 +883,8 @@ VM_WARNINGS: _ByTreatment = {
 # These matter only to a host that jumps and boots.
 OF_THE_JUMP = frozenset(
     (
-        *(
-            _watchdogs,
-            _locked_disks,
-            _kexec,
-            _locked_down,
-            _target_installed,
-            _pool_kept,
-            _kaslr_overflow,
-            _host_memory,
-            _autostart,
-        ),
+        *(_watchdogs, _locked_disks, _cluster, _kexec, _locked_down, _target_installed, _pool_kept),
+        *(_kaslr_overflow, _host_memory, _autostart),
         *(_longer_than_allowed, _pause_unknown),
         *(_signature, _target_unchanged, _initrd_unknown, _kaslr_on, _late_disks),
     )
