@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,6 +165,8 @@ class Host:
             self.timer_node.write_text("")
         if words == "modprobe -r softdog":
             (self.folder / "softdog").rmdir()
+            if self.timer_node.name == "watchdog0":
+                self.timer_node.unlink()
         return ""
 
     def stage(self, line: str = LINE) -> str:
@@ -215,6 +218,17 @@ class TestStage:
         (host.folder / "crash_size").write_text(f"{256 * MIB}\n")
         assert host.stage() == "256 MiB are kept for a crash kernel, and it needs 640 MiB"
         assert guard.read(host.state_dir) is None
+
+    def test_a_watchdog_in_hardware_that_came_after_ours_is_found_as_the_first(self, host: Host) -> None:
+        """systemd looks for /dev/watchdog0, and nobody else tells it another name."""
+        for name, identity in (("watchdog0", "Software Watchdog"), ("watchdog1", "iTCO_wdt")):
+            (host.folder / "class" / name / "identity").write_text(f"{identity}\n")
+        host.timer_node = host.folder / "watchdog0"
+        host.stage()
+        guard.begin(host.state_dir)
+        (host.folder / "watchdog1").write_text("")
+        guard.end()
+        assert [os.readlink(host.folder / name) for name in ("watchdog0", "watchdog")] == ["watchdog1"] * 2
 
     def test_a_systemd_that_is_started_without_its_watchdog_leaves_ours_alone(self, host: Host) -> None:
         assert host.stage(f"{cmdline.WATCHDOG_OFF} {LINE}") == ""

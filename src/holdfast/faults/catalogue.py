@@ -240,7 +240,7 @@ DISK = "/var/lib/libvirt/images/tick1.qcow2"
 LATE_DISK = f"mv {DISK} {DISK}.away; sleep 60; mv {DISK}.away {DISK}"
 # As an administrator has systemd feed it. The crash kernel of an emulated host takes a minute to its systemd.
 WATCHDOG_FILE = "/etc/systemd/system.conf.d/watchdog.conf"
-WATCHDOG_FED = "[ $(cat /sys/class/watchdog/watchdog0/state) = active ]"
+WATCHDOG_FED = "grep -qx active /sys/class/watchdog/*/state"
 WATCHDOG = f"""set -e
 mkdir -p $(dirname {WATCHDOG_FILE})
 printf '[Manager]\\nRuntimeWatchdogSec=40\\n' >{WATCHDOG_FILE}
