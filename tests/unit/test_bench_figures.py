@@ -20,6 +20,7 @@ PAUSES = {
     (Subject.SAVE_KEXEC, 4096): (170.0,),
     (Subject.SAVE_REBOOT, 512): (80.0,),
     (Subject.SAVE_REBOOT, 4096): (210.0,),
+    (Subject.ONLY_QEMU, 4096): (2.4,),
     (Subject.BARE_QEMU, 512): (1.0,),
     (Subject.BARE_QEMU, 4096): (1.2,),
     (Subject.MINIMAL_INIT, 0): (10.0, 12.0, 30.0),
@@ -49,15 +50,16 @@ def test_the_others_are_compared_with_holdfast_and_holdfast_with_the_floor() -> 
 
 
 def test_reached_targets_are_called_reached() -> None:
-    growth, share = figures.targets(MEASURED)
+    growth, share, renewal = figures.targets(MEASURED)
     assert (growth.found, growth.reached) == (pytest.approx(1.05), True)
     assert (share.found, share.reached) == (pytest.approx(0.2), True)
+    assert (renewal.found, renewal.reached) == (pytest.approx(2.0), True)
     assert growth.verdict.startswith("reached: holdfast at 4 GiB / holdfast at 0.5 GiB: 1.05")
 
 
 def test_a_missed_target_is_told_with_its_numbers() -> None:
     slower = [*MEASURED, *(Measurement(Subject.HOLDFAST, 4096, number, 60.0) for number in range(4, 9))]
-    growth, share = figures.targets(slower)
+    growth, share, _ = figures.targets(slower)
     assert not growth.reached
     assert not share.reached
     assert growth.verdict == "NOT reached: holdfast at 4 GiB / holdfast at 0.5 GiB: 1.50 (at most 1.10)"
@@ -65,8 +67,14 @@ def test_a_missed_target_is_told_with_its_numbers() -> None:
 
 def test_a_size_that_was_not_measured_decides_nothing() -> None:
     small = [one for one in MEASURED if one.touched_mib <= 512]
-    assert [target.reached for target in figures.targets(small)] == [None, None]
+    assert [target.reached for target in figures.targets(small)][:2] == [None, None]
     assert "not measured" in figures.targets(small)[0].verdict
+
+
+def test_a_guest_that_reads_slower_after_its_pause_is_shown() -> None:
+    found = [Measurement(Subject.ONLY_QEMU, 512, n, 2.0, speed_before=200.0, speed_after=n * 60.0) for n in (1, 2, 3)]
+    assert figures.speed_kept(found, Subject.ONLY_QEMU) == pytest.approx(0.6)
+    assert figures.speed_kept(MEASURED, Subject.HOLDFAST) is None
 
 
 def test_an_interrupted_run_still_has_a_document() -> None:
@@ -77,6 +85,7 @@ def test_an_interrupted_run_still_has_a_document() -> None:
             "holdfast_s": 40.0,
             "save_kexec_s": None,
             "save_reboot_s": None,
+            "only_qemu_s": None,
             "bare_qemu_s": None,
             "minimal_init_s": None,
             "floor_s": None,

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,12 +71,29 @@ def test_fill_takes_memory_and_notices_damage(guest: witness.Witness, port: int)
     assert client(port).state()["filled_damaged_mib"] == 1
 
 
+def test_filled_memory_is_read_on_request(port: int) -> None:
+    client(port).fill(3)
+    assert client(port).speed() > 0
+
+
+@pytest.mark.parametrize(("request_line", "period_s"), [("hold", 0.5), ("hold 20", 0.02)])
+def test_a_guest_speaks_as_often_as_it_is_asked_to(port: int, request_line: str, period_s: float) -> None:
+    with socket.create_connection(("127.0.0.1", port), 5) as link:
+        link.sendall(f"{request_line}\n".encode())
+        lines = link.makefile("rb")
+        first, second, third = (json.loads(lines.readline())["monotonic_s"] for _ in range(3))
+    assert third - second > 0.9 * period_s
+    assert third - first < 2 * period_s + 1
+
+
 def test_fill_refuses_what_the_guest_does_not_have() -> None:
     with pytest.raises(ValueError, match="100 MiB available"):
         witness.Filling().add(100, available_mib=100)
 
 
-@pytest.mark.parametrize("request_line", ["", "nonsense", "fill", "fill many", "fill -1", "state now"])
+@pytest.mark.parametrize(
+    "request_line", ["", "nonsense", "fill", "fill many", "fill -1", "state now", "hold often", "hold 0", "speed"]
+)
 def test_a_wrong_request_gets_an_answer(port: int, request_line: str) -> None:
     with pytest.raises(HoldfastError, match="refused"):
         client(port).ask(request_line)

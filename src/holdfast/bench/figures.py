@@ -18,21 +18,29 @@ SCHEMA_VERSION = 1
 GROWTH_LIMIT = 1.1
 REBOOT_LIMIT = 0.2
 SMALL_MIB, LARGE_MIB = 512, 4096
+RENEWAL_LIMIT = 2.0
 
 
 class Subject(StrEnum):
-    """What is measured: three ways to put a host on a fresh kernel, and the two halves of the floor below them."""
+    """What is measured: three ways to put a host on a fresh kernel, one to put VMs into a fresh QEMU, and the floor.
+
+    The floor has two halves; the first is what a fresh QEMU costs at least.
+    """
 
     HOLDFAST = "holdfast"
+    ONLY_QEMU = "only_qemu"
     SAVE_KEXEC = "save_kexec"
     SAVE_REBOOT = "save_reboot"
     BARE_QEMU = "bare_qemu"
     MINIMAL_INIT = "minimal_init"
 
 
+# After these the guest goes on in RAM that stayed in its place.
+RESTORED = (Subject.HOLDFAST, Subject.ONLY_QEMU)
 WAYS = (Subject.HOLDFAST, Subject.SAVE_KEXEC, Subject.SAVE_REBOOT)
 TITLES = {
     Subject.HOLDFAST: "holdfast",
+    Subject.ONLY_QEMU: "holdfast, QEMU only",
     Subject.SAVE_KEXEC: "suspend to disk + kexec",
     Subject.SAVE_REBOOT: "suspend to disk + reboot",
     Subject.BARE_QEMU: "floor: bare QEMU",
@@ -53,6 +61,8 @@ class Measurement:
     """One pause. ``touched_mib``: RAM that the guest had written; 0 where no guest took part.
 
     ``saved_bytes``: what was written for the guest. ``attach_s``: what attaching the pool took at boot.
+    ``speed_before``, ``speed_after``: MiB/s at which the guest read all that, right before and right after. None for
+    what was not measured.
     """
 
     subject: Subject
@@ -62,6 +72,8 @@ class Measurement:
     phases: tuple[Phase, ...] = ()
     saved_bytes: int = 0
     attach_s: float | None = None
+    speed_before: float | None = None
+    speed_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,10 +142,20 @@ def targets(measured: Sequence[Measurement]) -> tuple[Target, ...]:
     large = pause_of(measured, Subject.HOLDFAST, LARGE_MIB)
     growth = quotient(large, pause_of(measured, Subject.HOLDFAST, SMALL_MIB))
     share = quotient(large, pause_of(measured, Subject.SAVE_REBOOT, LARGE_MIB))
+    largest = max(sizes_of(measured), default=0)
+    renewal, bare = (pause_of(measured, one, largest) for one in (Subject.ONLY_QEMU, Subject.BARE_QEMU))
     return (
         _target("holdfast at 4 GiB / holdfast at 0.5 GiB", GROWTH_LIMIT, growth),
         _target("holdfast / suspend to disk + reboot, at 4 GiB", REBOOT_LIMIT, share),
+        _target("holdfast, QEMU only / bare QEMU, at the largest size", RENEWAL_LIMIT, quotient(renewal, bare)),
     )
+
+
+def speed_kept(measured: Sequence[Measurement], subject: Subject) -> float | None:
+    """How fast guests read their RAM right after, by how fast they did right before; the median. None: not measured."""
+    found = [quotient(one.speed_after, one.speed_before) for one in measured if one.subject is subject]
+    known = [ratio for ratio in found if ratio is not None]
+    return median(known) if known else None
 
 
 def _target(name: str, limit: float, found: float | None) -> Target:
@@ -180,11 +202,12 @@ def document(setting: Mapping[str, Any], measured: Sequence[Measurement], ended:
         "medians": [_medians_at(measured, size) for size in sizes_of(measured)],
         "ratios": [asdict(one) for one in ratios(measured)],
         "targets": [asdict(one) for one in targets(measured)],
+        "speed_kept": {one.value: speed_kept(measured, one) for one in RESTORED},
     }
 
 
 def _medians_at(measured: Sequence[Measurement], size: int) -> dict[str, Any]:
-    pauses = {f"{way.value}_s": pause_of(measured, way, size) for way in (*WAYS, Subject.BARE_QEMU)}
+    pauses = {f"{way.value}_s": pause_of(measured, way, size) for way in (*WAYS, Subject.ONLY_QEMU, Subject.BARE_QEMU)}
     jump = pause_of(measured, Subject.MINIMAL_INIT, 0)
     return {"touched_mib": size, **pauses, "minimal_init_s": jump, "floor_s": floor_of(measured, size)}
 

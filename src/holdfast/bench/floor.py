@@ -14,7 +14,7 @@ from pathlib import Path
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 
 from ..lab.guests.definitions import BRIDGE, INITRD, KERNEL, GuestSpec, kernel_arguments
-from ..lab.guests.observer import HoldListener, compare, take
+from ..lab.guests.observer import compare, take
 from ..lab.hosts import BOOT_LIMIT_S, Host, console_on_failure, on_host
 from .figures import Measurement, Phase, Subject
 from .jumps import PROGRAMS, STATE, program, put, settle
@@ -38,7 +38,7 @@ def measure_bare(rig: Rig, touched_mib: int, number: int) -> Measurement:
     told: list[str] = []
     with console_on_failure(rig.host):
         held = observe(
-            HoldListener("127.0.0.1", rig.port, "bare QEMU"),
+            rig.listener("bare QEMU"),
             lambda: told.append(bare_qemu(rig, "cycle")),
             lambda _held: True,
             rig.lost,

@@ -19,7 +19,7 @@ from typing import Any
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 
-from ..lab.guests.observer import HoldListener, compare, take
+from ..lab.guests.observer import compare, take
 from ..lab.hosts import BOOT_LIMIT_S, Host, console_on_failure, on_host, wait_until_usable
 from .figures import Measurement, Phase, Subject
 from .pause import Rig, observe
@@ -64,23 +64,25 @@ def install(host: Host) -> None:
     on_host(host, f"{lines}systemctl daemon-reload\nsystemctl enable -q {UNIT}\n")
 
 
-def measure(rig: Rig, subject: Subject, touched_mib: int, number: int) -> Measurement:
+def measure(subject: Subject, rig: Rig, touched_mib: int, number: int) -> Measurement:
     """Measure one way, and prove that the host took it and that the guest carried on. Raises HoldfastError."""
     before, boot = take(rig.witness), boot_id(rig.host)
-    way = WAYS[subject]
+    way, speed_before = WAYS[subject], rig.witness.speed()
     with console_on_failure(rig.host):
         held = observe(
-            HoldListener("127.0.0.1", rig.port, subject.value),
+            rig.listener(subject.value),
             lambda: on_host(rig.host, way.start(rig)),
             lambda held: held.longest_gap_s > SILENCE_S and _jumped(rig.host, boot),
             rig.lost,
         )
+        speed_after = rig.witness.speed()
         settle(rig.host)
     after = take(rig.witness, held=(held,))
     trouble = compare(before, after)
     if trouble:
         raise HoldfastError(f"{subject.value} at {touched_mib} MiB: the guest did not carry on: {'; '.join(trouble)}")
-    measurement = _read(rig, way, Measurement(subject, touched_mib, number, held.longest_gap_s))
+    seen = Measurement(subject, touched_mib, number, held.longest_gap_s)
+    measurement = _read(rig, way, replace(seen, speed_before=speed_before, speed_after=speed_after))
     if subject is not Subject.HOLDFAST and measurement.saved_bytes < touched_mib << 20:
         raise HoldfastError(
             f"{subject.value}: libvirt wrote {measurement.saved_bytes} bytes for {touched_mib} MiB of touched RAM",
@@ -148,7 +150,7 @@ def noted_phases(text: str) -> tuple[tuple[Phase, ...], int]:
 
 
 def _start_live_update(rig: Rig) -> str:
-    return f"{PROGRAMS}/request-live-update {rig.guest.name} {rig.guest.uuid}\n"
+    return f"{PROGRAMS}/request-live-update {rig.guest.name} {rig.guest.uuid} everything\n"
 
 
 def _start_suspend(way: str) -> Callable[[Rig], str]:

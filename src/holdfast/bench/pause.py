@@ -15,6 +15,8 @@ from ..lab.guests.definitions import GuestSpec
 from ..lab.guests.observer import PATIENCE_S, Held, HoldListener, Witness
 from ..lab.hosts import Host, emulator_failed
 
+# How often the guest speaks: the least that can be told of a pause.
+WORD_MS = 100
 # Words of the guest before the pause begins, and after it seems to be over.
 WORDS_AROUND = 10
 LOOK_S = 0.2
@@ -39,6 +41,10 @@ class Rig:
     @property
     def witness(self) -> Witness:
         return Witness("127.0.0.1", self.port, ANSWER_LIMIT_S)
+
+    def listener(self, name: str) -> HoldListener:
+        """Somebody who listens to the guest."""
+        return HoldListener("127.0.0.1", self.port, name, WORD_MS)
 
     def lost(self) -> bool:
         """Whether there is no use in waiting for the guest any longer."""

@@ -35,11 +35,17 @@ PHASE_COLOURS = {
     "attach": "#F0E442",
     "libvirt": "#999999",
     "restore": "#009E73",
+    "renew": "#005F45",
 }
 # Before the pause begins.
 NOT_PAUSED = ("load",)
 # One colour, one name: suspend and save both end with the guest's state outside its QEMU.
-NAMES = {"suspend": "suspend / save", "save": "suspend / save", "libvirt": "wait for libvirt"}
+NAMES = {
+    "suspend": "suspend / save",
+    "save": "suspend / save",
+    "libvirt": "wait for libvirt",
+    "renew": "suspend + restore",
+}
 
 
 def draw(measured: Sequence[Measurement], caption: str, folder: Path) -> None:
@@ -51,7 +57,9 @@ def draw(measured: Sequence[Measurement], caption: str, folder: Path) -> None:
     size = max(sizes_of(measured), default=0)
     ways = [(TITLES[way], pause_of(measured, way, size), phase_medians(measured, way, size)) for way in WAYS]
     _draw_bars(axes["B"], f"Where the time goes, {size / 1024:g} GiB touched", ways)
-    _draw_bars(axes["C"], "holdfast and the floor, enlarged", [ways[0], ("floor", *_floor_bar(measured, size))])
+    renewal = (TITLES[one := Subject.ONLY_QEMU], pause_of(measured, one, size), phase_medians(measured, one, size))
+    floor = ("floor", *_floor_bar(measured, size))
+    _draw_bars(axes["C"], "holdfast and the floor, enlarged", [ways[0], renewal, floor])
     axes["C"].set_xlabel("seconds (parts by the host's clock)")
     figure.legend(*_legend(axes["B"], axes["C"]), frameon=False, loc="outside lower right", ncols=7)
     figure.suptitle(caption, x=0.01, ha="left", fontsize="small", color="#555555")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..lab.guests.definitions import GuestSpec, bench_guest
 from ..lab.hosts import Lab, emulator_failed, on_host
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
-from . import floor, jumps, plot
+from . import floor, jumps, plot, renewal
 from .figures import TITLES, WAYS, Measurement, Subject, caption, document
 from .pause import Rig
 
@@ -59,9 +60,20 @@ NOTES = (
     "phases are by the host's own clock, which a boot may shift by up to a second; boot lasts until systemd begins to"
     " attach the pool, libvirt from there (holdfast: from the attached pool) until libvirt's daemon can be asked to"
     " restore",
+    "only_qemu is a live update of QEMU alone, into the QEMU that was there before, on the same kernel: to compare with"
+    " bare QEMU",
+    "speed is that of one thread of the guest that reads all that it has touched, once: before, and as soon as it has"
+    " gone on, when the host still boots and the new QEMU has yet to map each page",
     "the floor is bare QEMU (save, quit, start, incoming, cont by QMP, RAM in place, mapped at a multiple of 2 MiB)"
     " plus a kexec that leads to a minimal init, with the same kernel and command line",
 )
+
+
+# How each is measured on a guest under libvirt, in the order in which that is done.
+MEASURES: dict[Subject, Callable[[Rig, int, int], Measurement]] = {
+    **{way: partial(jumps.measure, way) for way in WAYS},
+    Subject.ONLY_QEMU: renewal.measure,
+}
 
 
 @dataclass(frozen=True)
@@ -156,11 +168,11 @@ def _measure(plan: Plan, record: Record) -> None:
     """Everything that is not on record yet."""
     with _rig(plan) as rig:
         record.setting = describe(plan, rig)
-        for size, number, subject in product(plan.sizes_mib, plan.numbers, WAYS):
+        for size, number, subject in product(plan.sizes_mib, plan.numbers, MEASURES):
             if not record.has(subject, size, number):
                 _fill(rig, size)
                 with step(f"{size} MiB: {TITLES[subject]}"):
-                    record.add(jumps.measure(rig, subject, size, number))
+                    record.add(MEASURES[subject](rig, size, number))
         _measure_floor(plan, rig, record)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .figures import (
+    RESTORED,
     TITLES,
     WAYS,
     Measurement,
@@ -24,6 +25,7 @@ from .figures import (
     ratios,
     saved_mib,
     sizes_of,
+    speed_kept,
     targets,
 )
 
@@ -36,6 +38,9 @@ def show(measured: Sequence[Measurement], setting: Mapping[str, Any], console: C
     console.print(pauses(measured))
     for target in targets(measured):
         console.print(target.verdict, style="" if target.reached else "bold", soft_wrap=True)
+    for subject in RESTORED:
+        told = number(speed_kept(measured, subject))
+        console.print(f"{TITLES[subject]}: the guest reads its RAM right after at {told} of its speed before")
     console.print("\nWhere the time goes, seconds by the host's own clock")
     for subject in Subject:
         if subject is not Subject.MINIMAL_INIT:

@@ -74,6 +74,10 @@ class Witness:
         """Make the guest take and write that much more memory."""
         self.ask(f"fill {size_mib}")
 
+    def speed(self) -> float:
+        """How fast the guest reads the memory that it has filled, MiB/s."""
+        return float(self.ask("speed")["mib_per_s"])
+
     def wait(self, limit_s: float) -> dict[str, Any]:
         """Wait for a guest that is booting, and return its state. Raises HoldfastError after ``limit_s``."""
         deadline = time.monotonic() + limit_s
@@ -309,18 +313,18 @@ class HeldConnection(_Holder):
 
 
 class HoldListener(_Holder):
-    """Listens to a guest that speaks every 500 ms: the longest silence is the pause, as an outsider sees it."""
+    """Listens to a guest that speaks every so often: the longest silence is the pause, as an outsider sees it."""
 
-    def __init__(self, host: str, port: int, name: str = "witness") -> None:
+    def __init__(self, host: str, port: int, name: str = "witness", period_ms: int = 500) -> None:
         super().__init__(name)
-        self._address = (host, port)
+        self._address, self._period_ms = (host, port), period_ms
         self._link: socket.socket | None = None
         self._lines: Any = None
 
     def _open(self) -> None:
         self._link = socket.create_connection(self._address, 30)
         self._link.settimeout(PATIENCE_S)
-        self._link.sendall(b"hold\n")
+        self._link.sendall(f"hold {self._period_ms}\n".encode())
         self._lines = self._link.makefile("rb")
 
     def _next(self) -> int:

@@ -9,7 +9,8 @@ One request per line on TCP port 7000; every answer is one line of JSON:
 ``state``     boot id, uptime, ticks, checksum of the memory block now and as it was at the start, disk so far
 ``verify``    reads the whole log back from the disk and checks every record
 ``fill MIB``  takes that much more memory and writes all of it
-``hold``      a line with a counter every 500 ms until the connection ends
+``speed``     how fast filled memory is read, MiB/s: all of it once, from its beginning
+``hold MS``   a line with a counter every so many milliseconds (500 without a number) until the connection ends
 
 Standard library only, and nothing from the rest of holdfast: the guest has neither.
 """
@@ -75,6 +76,13 @@ def sleep_to_next(period_s: float) -> None:
     time.sleep(period_s - time.monotonic() % period_s)
 
 
+def period_s(milliseconds: str = "500") -> float:
+    """A period as it is asked for. Raises ValueError for one that is none."""
+    if int(milliseconds) <= 0:
+        raise ValueError(f"{milliseconds} ms is no period")
+    return int(milliseconds) / 1000
+
+
 def private_memory(size_mib: int) -> mmap.mmap:
     """Anonymous memory. Private, because only then does the kernel give huge pages: fewer faults, each one costly."""
     return mmap.mmap(-1, size_mib * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -115,6 +123,17 @@ class Filling:
             block.write(number.to_bytes(8, "little"))
             block.write(tail)
         self._blocks.append(block)
+
+    def read(self) -> float:
+        """Read all of it once; MiB per second. Raises ValueError when there is nothing to read."""
+        if not self._blocks:
+            raise ValueError("no memory is filled: there is nothing to read")
+        target, began = bytearray(MIB), time.perf_counter()
+        for block in self._blocks:
+            with memoryview(block) as view:
+                for number in range(len(block) // MIB):
+                    target[:] = view[number * MIB : (number + 1) * MIB]
+        return self.size_mib / (time.perf_counter() - began)
 
     def damaged(self) -> int:
         """How many MiB no longer begin with their number."""
@@ -258,7 +277,9 @@ class Witness:
         if verb == "fill" and len(arguments) == 1:
             self.filling.add(int(arguments[0]), available_mib())
             return {"filled_mib": self.filling.size_mib}
-        raise ValueError(f"unknown request {request!r}: hello, state, verify, fill MIB or hold")
+        if verb == "speed" and not arguments:
+            return {"mib_per_s": self.filling.read()}
+        raise ValueError(f"unknown request {request!r}: hello, state, verify, fill MIB, speed, hold or hold MS")
 
     def state(self) -> dict[str, Any]:
         """What is true of this guest now; the memory is read anew for every answer."""
@@ -298,20 +319,21 @@ class Conversation(socketserver.StreamRequestHandler):
             pass  # the other side went away, which is its right
 
     def _reply_to(self, request: str) -> None:
-        if request == "hold":
-            self._hold()
-            return
         try:
+            verb, *arguments = request.split() or [""]
+            if verb == "hold" and len(arguments) < 2:
+                self._hold(period_s(*arguments))
+                return
             self._send(self.server.witness.answer(request))
         except ValueError as exc:
             self._send({"error": str(exc)})
 
-    def _hold(self) -> None:
+    def _hold(self, period_s: float) -> None:
         number = 0
         while True:
             self._send({"n": number, "monotonic_s": time.monotonic()})
             number += 1
-            sleep_to_next(TICK_S)
+            sleep_to_next(period_s)
 
     def _send(self, answer: dict[str, Any]) -> None:
         self.wfile.write(json.dumps(answer).encode() + b"\n")
