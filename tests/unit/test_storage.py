@@ -60,6 +60,20 @@ def test_those_that_are_there_come_first_in_their_order(tmp_path: Path) -> None:
     assert ([one["name"] for one in there], [one["name"] for one in late]) == (["web", "mail"], ["db", "tick"])
 
 
+def test_each_comes_when_its_disks_are_there_and_the_others_in_the_end(tmp_path: Path) -> None:
+    """libvirt has the last word on those that are missing still."""
+    (tmp_path / "here").touch()
+    vms = [vm("db", tmp_path / "never"), vm("web", tmp_path / "here"), vm("tick", tmp_path / "late")]
+    told: list[str] = []
+    order = []
+    for some in Storage(JUMPED, 1.0).as_they_come(vms, told.append):
+        order.append([one["name"] for one in some])
+        (tmp_path / "late").touch()
+    assert order == [["web"], ["tick"], ["db"]]
+    assert told[0] == "what the disks of db, tick are on is not there yet, and is waited for"
+    assert told[1:] == [f"VM db: what its disks are on is missing, still after 1 s: {tmp_path}/never"]
+
+
 def test_a_disk_that_comes_is_waited_for(tmp_path: Path) -> None:
     timer = threading.Timer(0.3, (tmp_path / "late").touch)
     timer.start()

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from . import attach, fallback, guard, health, kexec, lanes, monitor, restarts, saveimage
 from . import request as requests
@@ -362,8 +361,7 @@ def _restore_suspended(
 
     tried: List[str] = []
     failed: List[str] = []
-    at_a_time = lanes.bounded(wanted.parallel)
-    turns = threading.Semaphore(at_a_time)
+    untold: List[Tuple[str, Exception]] = []
 
     def bring(hypervisor: Hypervisor, uuid: str) -> None:
         if network.missed or fallback.is_due(journal, wanted.fallback_after, len(failed)):
@@ -373,20 +371,15 @@ def _restore_suspended(
         if journal.vm(uuid)["state"] == "failed":
             failed.append(uuid)
 
-    def bring_late(hypervisor: Hypervisor, uuid: str) -> None:
-        if missing := storage.wait_for(journal.vm(uuid)):
-            journal.warn(missing)
-        with turns:
-            bring(hypervisor, uuid)
-
-    there, late = ([vm["uuid"] for vm in some] for some in storage.sorted_out(waiting))
-    if late:
-        names = ", ".join(journal.vm(uuid)["name"] for uuid in late)
-        journal.warn(f"what the disks of {names} are on is not there yet, and is waited for")
     with connect_patiently() as hypervisor, journal.phase("restore"):
-        # A start may hang in libvirt for as long as storage does not answer, and nothing of ours ends that.
-        untold = lanes.in_order(lambda uuid: bring(hypervisor, uuid), there, at_a_time, wanted.deadline_s)
-        untold += lanes.in_order(lambda uuid: bring_late(hypervisor, uuid), late, len(late))
+        for some in storage.as_they_come(waiting, journal.warn):
+            # A start may hang in libvirt for as long as storage does not answer, and nothing of ours ends that.
+            untold += lanes.in_order(
+                lambda uuid: bring(hypervisor, uuid),
+                [vm["uuid"] for vm in some],
+                lanes.bounded(wanted.parallel),
+                wanted.deadline_s,
+            )
     for uuid, exc in untold:
         journal.warn(_told(journal.vm(uuid), exc))
     return len(tried) == len(waiting)

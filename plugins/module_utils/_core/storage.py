@@ -14,7 +14,7 @@ import stat
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Mapping, Sequence, Tuple
 
 from .hypervisor import Domain
 from .journal import Journal
@@ -44,6 +44,27 @@ class Storage:
         jumped = bool(journal.view["boot_id"]["to"])
         self._limit_s = limit_s if jumped else 0.0
         self._until = time.monotonic() + self._limit_s
+
+    def as_they_come(self, vms: Sequence[Vm], tell: Callable[[str], None]) -> Iterator[List[Vm]]:
+        """Those whose disks are there, in the order given; then those whose disks have come since; at last the others.
+
+        ``tell``: what people should know meanwhile.
+        """
+        there, late = self.sorted_out(vms)
+        if late:
+            names = ", ".join(vm["name"] for vm in late)
+            tell(f"what the disks of {names} are on is not there yet, and is waited for")
+        yield there
+        while late:
+            there, late = self.sorted_out(late)
+            if there:
+                yield there
+            elif time.monotonic() > self._until:
+                for missing in filter(None, map(self.wait_for, late)):
+                    tell(missing)
+                yield late
+                return
+            time.sleep(LOOK_S)
 
     def sorted_out(self, vms: Sequence[Vm]) -> Tuple[List[Vm], List[Vm]]:
         """Those whose disks are there, and the others, each in the order given. Takes LOOK_LIMIT_S at most."""
