@@ -6,21 +6,28 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 
 from ..command import run
 
 SUITE = "trixie"
+# What apt says of somebody else who is at work; its lock on installing it waits for by itself, that on the lists not.
+LOCKED = "Could not get lock"
+OTHERS_LIMIT_S = 300.0
+LOOK_S = 5.0
+WAITING = ("-o", f"DPkg::Lock::Timeout={OTHERS_LIMIT_S:.0f}")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 def _repositories() -> list[str]:
     targets = _index_targets()
     if not targets.strip():  # a machine whose apt has never been updated lists nothing
-        run(["apt-get", "update", "-q"])
+        update()
         targets = _index_targets()
     debian = {line.split()[0].rstrip("/") for line in targets.splitlines() if " Debian" in line}
     if not debian:
@@ -48,7 +55,7 @@ def install(packages: dict[str, str]) -> None:
     """Install what is missing. ``packages`` maps a program to the package that has it."""
     missing = sorted({package for program, package in packages.items() if not shutil.which(program)})
     if missing:
-        run(["apt-get", "update", "-q"])
+        update()
         _apt_install(missing, [])
 
 
@@ -65,13 +72,26 @@ def install_from_backports(package: str, codename: str) -> None:
         options = [f"Dir::Etc::sourceparts={parts}", "Dir::Etc::sourcelist=/dev/null"]
         options += [f"Dir::State::lists={scratch}/lists", "Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache="]
         flags = [word for option in options for word in ("-o", option)]
-        run(["apt-get", "update", "-q", *flags])
+        update(flags)
         _apt_install([package], [*flags, "-t", f"{codename}-backports"])
+
+
+def update(flags: Sequence[str] = ()) -> None:
+    """Refresh the lists, once nobody else does so, as a machine does that has just started. Raises CommandFailed."""
+    deadline = time.monotonic() + OTHERS_LIMIT_S
+    while True:
+        try:
+            run(["apt-get", "update", "-q", *flags], env={"LC_ALL": "C"})
+            return
+        except CommandFailed as exc:
+            if LOCKED not in str(exc) or time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_S)
 
 
 def _apt_install(packages: list[str], flags: list[str]) -> None:
     run(
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *flags, *packages],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *WAITING, *flags, *packages],
         timeout_s=1800,
         env={"DEBIAN_FRONTEND": "noninteractive"},
         hint="the lab needs root and a working apt on a Debian machine",
