@@ -212,7 +212,7 @@ class TestKernel:
         """What its list says; the root file system is an ext4 on nvme."""
         listed = [f"usr/lib/modules/{NEW}/kernel/drivers/nvme/nvme.ko.zst", "usr/bin/sh"]
         monkeypatch.setattr(collect, "root_modules", lambda _root: ("ext4", "nvme"))
-        monkeypatch.setattr(collect.command, "run", lambda *_a, **_more: "\n".join(listed))
+        monkeypatch.setattr(collect.installation, "run", lambda *_a, **_more: "\n".join(listed))
         return listed
 
     def test_an_initrd_has_what_mounts_the_root_file_system(self, root: Path, initrd: list[str]) -> None:
@@ -231,7 +231,7 @@ class TestKernel:
         def absent(*_a: object, **_more: object) -> str:
             raise CommandFailed("lsinitramfs is not installed on this host")
 
-        monkeypatch.setattr(collect.command, "run", absent)
+        monkeypatch.setattr(collect.installation, "run", absent)
         assert collect.kernel_facts(NEW, root).initrd_lacks is None
 
     def test_a_kernel_that_is_not_installed_has_nothing(self, root: Path) -> None:

@@ -402,6 +402,21 @@ class TestAgent:
         assert renewed == [[str(installation.RENEW_INITRDS), "-u", "-k", "7.2"]]
         assert not run(agent, state="absent")["changed"]
 
+    def test_an_initrd_that_cannot_be_listed_keeps_nothing_else_on_the_host(
+        self, installed: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run(agent)
+        systemctl = installation.run
+
+        def unlistable(argv: list[str], **more: object) -> str:
+            if argv[0] == installation.LIST_INITRD:
+                raise CommandFailed("lsinitramfs ended with 1: not a cpio archive")
+            return systemctl(argv, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(installation, "run", unlistable)
+        assert run(agent, state="absent")["changed"]
+        assert [path for path in tmp_path.rglob("*holdfast*") if path.is_file()] == []
+
     @pytest.mark.parametrize("spoil", ["sbin/holdfast-agent", "libvirt/hooks/qemu.d/holdfast"])
     def test_what_somebody_changed_is_put_right(self, installed: list[list[str]], tmp_path: Path, spoil: str) -> None:
         run(agent)

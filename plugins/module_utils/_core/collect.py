@@ -48,8 +48,6 @@ AGENT = packing.PATH.relative_to("/")
 HOOK = installation.HOOK.relative_to("/")
 UNITS = installation.UNITS.relative_to("/")
 QEMU = "/usr/bin/qemu-system-x86_64"
-# Of initramfs-tools; dracut has another.
-LIST_INITRD = "lsinitramfs"
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 # What the next kernel needs to find the pool, mount it, and run VMs. libnvdimm is what nd_e820 and nd_pmem stand on.
@@ -275,10 +273,10 @@ def kernel_facts(release: str, root: Path = ROOT) -> KernelFacts:
 def _initrd_lacks(initrd: Path, root: Path, release: str) -> Optional[Tuple[str, ...]]:
     """Modules for the root file system that are neither built into the kernel nor in its initrd; None: nobody knows."""
     try:
-        listed = command.run([LIST_INITRD, str(initrd)], timeout_s=120)
+        listed = installation.initrd_files(initrd)
     except CommandFailed:
         return None
-    modules = [line for line in listed.split("\n") if ".ko" in Path(line).name]
+    modules = [line for line in listed if ".ko" in Path(line).name]
     built_in = _text(root / "lib/modules" / release / "modules.builtin").split("\n")
     there = {kmod.module_name(path) for path in (*modules, *built_in)}
     return tuple(name for name in root_modules(root) if name not in there)

@@ -11,6 +11,7 @@ from typing import Iterable, Mapping, Sequence, Tuple
 
 from . import durable, kexec, packing, releases
 from .command import run
+from .errors import HoldfastError
 from .guard import EARLY_MARK
 from .packing import PATH
 
@@ -91,6 +92,7 @@ IN_INITRD = "scripts/init-bottom/holdfast"
 INITRAMFS_SCRIPT = Path("/etc/initramfs-tools") / IN_INITRD
 # Where initrds are made in another way, the pool's unit does what the script would.
 RENEW_INITRDS = Path("/usr/sbin/update-initramfs")
+# Of initramfs-tools; dracut has another.
 LIST_INITRD = "lsinitramfs"
 # As early as there is a root file system: here the kernel has proven little more than that it finds its disk. /dev is
 # there already, moved by udev's script. With the tools of an initramfs (klibc), and never in the way of the boot.
@@ -196,7 +198,17 @@ def take_away(files: Iterable[HostFile]) -> None:
     run(["systemctl", "daemon-reload"])
 
 
+def initrd_files(initrd: Path) -> Sequence[str]:
+    """Paths of what is in an initrd. Raises CommandFailed when it cannot be listed."""
+    return run([LIST_INITRD, str(initrd)], timeout_s=120).splitlines()
+
+
 def _is_in_initrd(release: str) -> bool:
-    """Whether our script is in a kernel's initrd. Those that were made before it came are left as they are."""
-    _, initrd = kexec.image_of(release)
-    return IN_INITRD in run([LIST_INITRD, str(initrd)]).splitlines()
+    """Whether our script is in a kernel's initrd. Those that were made before it came are left as they are.
+
+    So is one that nobody can list; without the agent the script does nothing.
+    """
+    try:
+        return IN_INITRD in initrd_files(kexec.image_of(release)[1])
+    except HoldfastError:
+        return False
