@@ -50,6 +50,18 @@ options:
         description:
           - Physical address, like C(0x100000000) or C(4G). Chosen when left out, which is nearly always right.
         type: str
+  kind:
+    description:
+      - V(fsdax) keeps VM RAM as files of a DAX file system. Every page of the pool is described by the kernel at its
+        start, in 1/64 of the pool's size, whether a VM uses it or not.
+      - V(devdax) keeps the RAM of each VM as a DAX device of its own, in soft-reserved RAM (C(dax_hmem)). Nothing is
+        described before its VM starts, and then in less than 1/200 of its size, so that a host of any size is attached
+        at once. The RAM of each VM is a multiple of 2 MiB, and is cleared when it starts. It needs a libvirt that
+        confines QEMU by AppArmor, as Debian's does.
+      - The kind changes at the next boot, while no VM has its RAM in the pool.
+    type: str
+    choices: [fsdax, devdax]
+    default: fsdax
   host_reserve:
     description:
       - RAM that must be left for the host itself, like C(4G). When left out, 2 GiB or 5 % of the host's RAM, whichever
@@ -183,6 +195,7 @@ ARGUMENTS: Dict[str, Any] = {
             "start": {"type": "str"},
         },
     },
+    "kind": {"type": "str", "choices": [configuration.FSDAX, configuration.DEVDAX], "default": configuration.FSDAX},
     "host_reserve": {"type": "str"},
     "crash_kernel": {"type": "str", "default": "auto"},
     "metrics_dir": {"type": "str", "default": str(configuration.METRICS_DIR)},
@@ -199,7 +212,7 @@ def read_wish(params: Dict[str, Any], firmware: Sequence[Region]) -> Wish:
     reserve = params["host_reserve"]
     reserve_bytes = parse_size(reserve, total_bytes=total_ram(firmware)) if reserve else None
     metrics_dir = configuration.directory_or_none(params["metrics_dir"])
-    return Wish(wishes, reserve_bytes, params["crash_kernel"], metrics_dir)
+    return Wish(wishes, params["kind"], reserve_bytes, params["crash_kernel"], metrics_dir)
 
 
 def read_nodes(text: str, firmware: Sequence[Region]) -> Sequence[int]:
@@ -257,11 +270,11 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     else:
         wanted, after = Config(state_dir=current.state_dir), reservation.without_pool(before)
     reboot = reservation.reboot_required(wanted, after.boot, running)
-    reservation.check(before, after, current, reboot=reboot)
+    reservation.check(before, after, current, wanted, reboot=reboot)
     if not module.check_mode:
         with turn.taken() if before != after else nullcontext():
             # Once more: a live update may have begun since, and none begins from here on.
-            reservation.check(before, after, current, reboot=reboot)
+            reservation.check(before, after, current, wanted, reboot=reboot)
             reservation.put(before, after, wanted.state_dir)
     return {
         "changed": before != after,

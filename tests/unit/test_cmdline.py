@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import cmdline
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, Refused
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import SOFT_KIND, Region
 
 GIB = 1 << 30
 MEMMAP = "memmap=0x60000000!0x100000000"
@@ -172,3 +172,38 @@ def test_no_jump_without_exactly_the_pool_and_the_generation(new: str, pool: tup
     with pytest.raises(Refused) as refusal:
         cmdline.check_next(RUNNING, new, pool, GENERATION)
     assert refusal.value.hint
+
+
+class TestSoftReserved:
+    SOFT = (Region(4 << 30, 1 << 30, SOFT_KIND), Region(5 << 30, 64 << 20))
+    LINE = "ro memmap=0x40000000%0x100000000+0xefffffff,0x4000000!0x140000000"
+    OPTIONS = " nokaslr dax_hmem.region_idle=1 modprobe.blacklist=floppy,kmem"
+
+    def test_the_argument_and_its_regions_are_the_same(self) -> None:
+        assert cmdline.format_memmap(*self.SOFT) == self.LINE.split()[1]
+        found = cmdline.memmap_regions(self.LINE)
+        assert [(one.start, one.size, one.kind) for one in found] == [
+            (4 << 30, 1 << 30, SOFT_KIND),
+            (5 << 30, 64 << 20, cmdline.POOL_KIND),
+        ]
+        assert cmdline.soft_regions(self.LINE) == found[:1]
+        assert cmdline.pool_arguments(self.LINE) == (self.LINE.split()[1],)
+
+    @pytest.mark.parametrize("entry", ["1G%4G-1+2", "1G%4G+2", "1G%4G-1", "1G%4G-1+0xefffffff1"])
+    def test_other_changes_of_types_are_somebody_elses(self, entry: str) -> None:
+        assert cmdline.memmap_regions(f"memmap={entry}") == ()
+        assert cmdline.pool_arguments(f"memmap={entry}") == ()
+
+    def test_a_jump_keeps_them_and_what_keeps_others_away(self) -> None:
+        new = cmdline.next_command_line(self.LINE + self.OPTIONS, generation=GENERATION)
+        cmdline.check_next(self.LINE + self.OPTIONS, new, self.SOFT, GENERATION)
+
+    @pytest.mark.parametrize("option", ["nokaslr", "dax_hmem.region_idle=1", "kmem"])
+    def test_no_jump_without_one_of_them(self, option: str) -> None:
+        line = (self.LINE + self.OPTIONS).replace(option, "other")
+        new = cmdline.next_command_line(line, generation=GENERATION)
+        with pytest.raises(Refused, match=f"lacks .*{option}: the next kernel may use VM RAM"):
+            cmdline.check_next(line, new, self.SOFT, GENERATION)
+
+    def test_other_pools_need_none(self) -> None:
+        assert cmdline.missing_soft_options("memmap=1G!4G") == ()

@@ -344,7 +344,7 @@ class TestVms:
         with pytest.raises(VmError, match="has not got the RAM"):
             mounted.pool.check_placed(UUID, 9, "db1")
         # Whoever QEMU runs as owns this directory.
-        (mounted.root / "pool/libvirt/qemu/9-db1/pc.ram").symlink_to(mounted.pool.ram_of(UUID)[0])
+        (mounted.root / "pool/libvirt/qemu/9-db1/pc.ram").symlink_to(mounted.pool.ram_of(UUID)[0].path)
         with pytest.raises(VmError, match="has not got the RAM"):
             mounted.pool.check_placed(UUID, 9, "db1")
 

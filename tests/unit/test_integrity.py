@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import integrity
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import fsdax, integrity
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.integrity import FULL, PAGE, SAMPLED
 
 SEED = "11111111-0000-0000-0000-000000000000"
@@ -34,9 +34,9 @@ def _flip(path: Path, offset: int) -> None:
 
 @pytest.mark.parametrize("offset", [0, 100, SIZE, SIZE + ODD - 1])
 def test_a_byte_at_either_end_is_always_proven(image: Path, offset: int) -> None:
-    before = integrity.ram_proof(image, SEED)
+    before = integrity.ram_proof(fsdax.kept_file(image), SEED)
     _flip(image, offset)
-    assert integrity.ram_proof(image, SEED) != before
+    assert integrity.ram_proof(fsdax.kept_file(image), SEED) != before
 
 
 @pytest.mark.parametrize("back", [1, PAGE, 1 << 20, 5_000_001, 16_000_000])
@@ -47,9 +47,23 @@ def test_device_state_at_the_end_of_an_image_is_proven_whole(image: Path, back: 
 
 
 def test_full_coverage_leaves_out_nothing(image: Path) -> None:
-    before = integrity.ram_proof(image, SEED, FULL)
+    before = integrity.ram_proof(fsdax.kept_file(image), SEED, FULL)
     for number in range(1, 64, 9):
         _flip(image, number << 20)
-        after = integrity.ram_proof(image, SEED, FULL)
+        after = integrity.ram_proof(fsdax.kept_file(image), SEED, FULL)
         assert after != before
         before = after
+
+
+def test_a_device_that_can_only_be_mapped_is_proven_like_a_file(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with image.open("r+b") as file:
+        file.truncate(SIZE)
+        file.seek(SIZE // 2)
+        file.write(b"guest" * PAGE)
+    ram = fsdax.kept_file(image)
+    for coverage in (SAMPLED, FULL):
+        as_file = integrity.ram_proof(ram, SEED, coverage)
+        with monkeypatch.context() as device:
+            device.setattr(integrity.stat, "S_ISCHR", lambda _mode: True)
+            device.setattr(integrity.os, "pread", lambda *_: pytest.fail("it was read"))
+            assert integrity.ram_proof(ram, SEED, coverage) == as_file

@@ -26,8 +26,14 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     reservation,
     turn,
 )
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.crash_area import CrashArea
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain_ram import Backing
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, CommandFailed, HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import (
+    BadInput,
+    CommandFailed,
+    HoldfastError,
+    Refused,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import NAME, open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import PoolWish
 from ansible_collections.holdfast.kvm.plugins.modules import agent, pool, preflight, vm_info
@@ -330,6 +336,15 @@ def test_our_block_comes_and_goes(text: str) -> None:
     assert qemu_conf.with_memory_backing_dir(once, None).rstrip("\n") == text.rstrip("\n")
 
 
+def test_devices_are_allowed_besides_libvirts_own_in_the_same_block() -> None:
+    once = qemu_conf.with_memory_backing_dir("a = 1\n", "/pool/dax", ("/dev/dax0.1", "/dev/dax0.2"))
+    assert '"/dev/kvm", "/dev/userfaultfd", "/dev/dax0.1", "/dev/dax0.2"]' in once
+    assert qemu_conf.with_memory_backing_dir(once, "/pool/dax", ("/dev/dax0.1", "/dev/dax0.2")) == once
+    assert qemu_conf.with_memory_backing_dir(once, None) == "a = 1\n"
+    with pytest.raises(HoldfastError, match="already sets cgroup_device_acl"):
+        qemu_conf.with_memory_backing_dir('cgroup_device_acl = [\n"/dev/null"]\n', "/pool/dax", ("/dev/dax0.1",))
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
@@ -588,6 +603,34 @@ def test_a_pool_where_there_is_no_ram_any_more_is_chosen_anew() -> None:
     unknown = reservation.wanted_config(gone, (), reservation.Wish((PoolWish(GIB),)))
     assert unknown.pool is not None
     assert unknown.pool.regions == (facts.Region(16 * GIB, GIB),)
+
+
+def test_a_pool_of_another_kind_is_chosen_anew_and_read_as_it_was_written(tmp_path: Path) -> None:
+    wish = reservation.Wish((PoolWish(GIB),), kind="devdax")
+    present = config.Config(config.PoolConfig("fsdax", Path("/p"), (facts.Region(4 * GIB, GIB),)))
+    wanted = reservation.wanted_config(present, FIRMWARE, wish)
+    assert wanted.pool is not None
+    assert [(one.start, one.size, one.kind) for one in wanted.pool.regions] == [
+        (4 * GIB, GIB - (128 << 20), "Soft Reserved"),
+        (5 * GIB - (128 << 20), 128 << 20, "System RAM"),
+    ]
+    (tmp_path / "agent.json").write_text(config.text_of(wanted))
+    assert config.load(tmp_path / "agent.json") == wanted
+    assert reservation.wanted_config(wanted, FIRMWARE, wish) == wanted
+    files = reservation.with_pool(reservation.Files("", "", ""), wanted, CrashArea())
+    assert "dax_hmem.region_idle=1" in files.boot
+    assert f'memory_backing_dir = "{wanted.pool.mount_point}/dax"' in files.libvirt
+
+
+@pytest.mark.parametrize("vms", [True, False])
+def test_the_kind_of_a_pool_is_not_changed_under_a_vm(tmp_path: Path, *, vms: bool) -> None:
+    here, soft = (config.Config(config.PoolConfig(kind, tmp_path, ()), tmp_path) for kind in ("fsdax", "devdax"))
+    files = reservation.Files("x", "", "")
+    (tmp_path / "libvirt/qemu").mkdir(parents=True)
+    if vms:
+        (tmp_path / "libvirt/qemu/1-db1").mkdir()
+    with pytest.raises(Refused, match="pool of kind fsdax: 1-db1") if vms else contextlib.nullcontext():
+        reservation.check(files, files, here, soft, reboot=False)
 
 
 def test_a_wish_is_granted_in_whatever_pieces() -> None:

@@ -34,6 +34,7 @@ POOL = PoolFacts(
     mounted=True,
     dax=True,
     free_bytes=GIB,
+    state_bytes=GIB,
 )
 QEMU = QemuFacts((10, 0, 13), "/usr/bin/qemu-system-x86_64", ("pc-q35-10.0", "pc-i440fx-10.0"))
 HOST = HostFacts(
@@ -107,7 +108,7 @@ def test_a_prepared_host_passes_without_a_word() -> None:
         (replace(HOST, lockdown="integrity", image_signed=False), "kernel-unsigned"),
         (replace(HOST, pool=PoolFacts()), "pool-missing"),
         (replace(HOST, pool=replace(POOL, mounted=False)), "pool-not-mounted"),
-        (replace(HOST, pool=replace(POOL, free_bytes=MIB)), "pool-full"),
+        (replace(HOST, pool=replace(POOL, state_bytes=MIB)), "pool-full"),
         (replace(HOST, pool=replace(POOL, dax=False)), "pool-without-dax"),
         (replace(HOST, pool=replace(POOL, regions=(Region(7 * GIB, 2 * GIB),))), "pool-misplaced"),
         (replace(HOST, memory_backing_dir="/var/lib/libvirt/qemu/ram"), "backing-dir"),
@@ -345,7 +346,7 @@ def test_what_is_saved_to_disk_must_have_room_there() -> None:
 def test_a_pool_too_small_for_those_that_come_is_worth_knowing() -> None:
     vm = replace(VM, ram_bytes=2 * GIB, ram_files_present=(), definition_converted=True)
     assert warnings(preflight.judge(HOST, [vm], TARGET, decisions=[STORED])) == {"pool-small"}
-    roomy = replace(HOST, pool=replace(POOL, free_bytes=3 * GIB))
+    roomy = replace(HOST, pool=replace(POOL, free_bytes=3 * GIB, state_bytes=3 * GIB))
     assert preflight.judge(roomy, [vm], TARGET, decisions=[STORED]) == Verdict()
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import regions
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import PoolWish
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import PoolWish, choose, soft_reserved
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RAM_KIND, SOFT_KIND, Region
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -209,3 +209,26 @@ def test_the_firmware_map_is_cut_at_node_borders() -> None:
     ram = regions.usable_ranges(regions.split_by_node(Q35, spans))
     assert [(entry.start, entry.size, entry.node) for entry in ram[-2:]] == [(4 * GIB, GIB, 0), (5 * GIB, 3 * GIB, 1)]
     assert regions.split_by_node(Q35, ()) == Q35
+
+
+class TestSoftReserved:
+    def test_the_end_of_the_first_region_is_the_vault(self) -> None:
+        wishes = (PoolWish(2 * GIB), PoolWish(GIB, node=1))
+        plain = choose(TWO_NODES, wishes)
+        soft = choose(TWO_NODES, wishes, soft=True)
+        assert [(one.start, one.size, one.node, one.kind) for one in soft] == [
+            (plain[0].start, 2 * GIB - 128 * MIB, 0, SOFT_KIND),
+            (plain[1].start, GIB, 1, SOFT_KIND),
+            (plain[0].end - 128 * MIB, 128 * MIB, 0, RAM_KIND),
+        ]
+
+    def test_the_vault_grows_with_the_pool_and_has_an_end(self) -> None:
+        sizes = {gib: soft_reserved((Region(4 * GIB, gib * GIB),))[-1].size for gib in (1, 16, 512)}
+        assert sizes == {1: 128 * MIB, 16: 256 * MIB, 512: 4 * GIB}
+
+    def test_a_large_region_is_one_piece(self) -> None:
+        assert len(soft_reserved((Region(4 * GIB, 512 * GIB),))) == 2
+
+    def test_a_pool_without_room_for_vms_is_refused(self) -> None:
+        with pytest.raises(BadInput, match="has no room for VMs beside the 128 MiB"):
+            soft_reserved((Region(4 * GIB, 128 * MIB),))

@@ -14,9 +14,17 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import integrity, lanes, monitor, restore, saveimage
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    fsdax,
+    integrity,
+    lanes,
+    monitor,
+    restore,
+    saveimage,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import KeptRam
 
 UUID = "11111111-2222-3333-4444-555555555555"
 XML = "<domain type='kvm'><name>db1</name><memory unit='KiB'>4096</memory></domain>"
@@ -41,8 +49,8 @@ class Kept:
     def vault_of(self, uuid: str) -> Path:
         return self.root
 
-    def ram_of(self, uuid: str) -> tuple[Path, ...]:
-        return tuple(sorted((self.root / "ram").iterdir()))
+    def ram_of(self, uuid: str) -> tuple[KeptRam, ...]:
+        return tuple(map(fsdax.kept_file, sorted((self.root / "ram").iterdir())))
 
     def check_placed(self, uuid: str, domain_id: int, name: str) -> None:
         assert (uuid, domain_id, name) == (UUID, FakeDomain.id, FakeDomain.name)

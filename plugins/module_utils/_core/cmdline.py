@@ -15,14 +15,21 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from .errors import BadInput, Refused
-from .resources import Region
+from .resources import SOFT_KIND, Region
 
 GENERATION_OPTION = "holdfast.generation"
 
-# What the kernel calls a range made by memmap=nn!ss (see /proc/iomem).
+# What the kernel calls a range made by memmap=nn!ss, or by memmap=nn%ss+0xefffffff (see /proc/iomem).
 POOL_KIND = "Persistent Memory (legacy)"
 
-_KINDS = {"!": POOL_KIND, "@": "System RAM"}
+_KINDS = {"!": POOL_KIND, "%": SOFT_KIND, "@": "System RAM"}
+# E820_TYPE_SOFT_RESERVED (arch/x86/include/asm/e820/types.h). Added, not changed from RAM: in the map of a crash kernel
+# there is no RAM in that place. Where types overlap, the higher one counts.
+_SOFT = "+0xefffffff"
+
+# So that soft-reserved RAM is nobody's: no kernel is put into it by chance (randomisation does not know this form of
+# memmap=), no device is made over all of it, and none of it becomes the host's own memory.
+SOFT_OPTIONS = ("nokaslr", "dax_hmem.region_idle=1", "modprobe.blacklist=kmem")
 
 # What a crash kernel's command line carries along, for the jump out of it.
 CRASH_AREA_OPTION = "holdfast.crashkernel"
@@ -99,8 +106,8 @@ def memmap_arguments(cmdline: str) -> tuple[str, ...]:
 
 
 def pool_arguments(cmdline: str) -> tuple[str, ...]:
-    """The ``memmap=`` options that keep RAM for a pool (kind ``!``), byte for byte, in order."""
-    return tuple(option for option in memmap_arguments(cmdline) if "!" in value_of(option))
+    """The ``memmap=`` options that keep RAM for a pool, byte for byte, in order."""
+    return tuple(option for option in memmap_arguments(cmdline) if any(map(_is_pool, value_of(option).split(","))))
 
 
 def memmap_entries(cmdline: str) -> tuple[str, ...]:
@@ -110,12 +117,17 @@ def memmap_entries(cmdline: str) -> tuple[str, ...]:
 
 
 def memmap_regions(cmdline: str) -> tuple[Region, ...]:
-    """The pool's regions (``nn!ss``) in the order of the command line; raises BadInput for one that cannot be read."""
-    return tuple(_region(entry) for entry in memmap_entries(cmdline) if "!" in entry)
+    """The pool's regions in the order of the command line; raises BadInput for one that cannot be read."""
+    return tuple(_region(entry, "!" if "!" in entry else "%") for entry in memmap_entries(cmdline) if _is_pool(entry))
+
+
+def soft_regions(cmdline: str) -> tuple[Region, ...]:
+    """Those of the pool's regions that are soft-reserved."""
+    return tuple(region for region in memmap_regions(cmdline) if region.kind == SOFT_KIND)
 
 
 def format_memmap(*regions: Region) -> str:
-    """The pool's option in its one form, e.g. ``memmap=0x60000000!0x100000000``.
+    """The pool's option in its one form, e.g. ``memmap=0x60000000!0x100000000``; soft-reserved regions by their kind.
 
     Plain hexadecimal bytes: every size has exactly one spelling, nothing is rounded to a suffix, and it reads like
     ``/proc/iomem``. Several regions make one comma list: KASLR gives up altogether on a list that is too long for it
@@ -123,7 +135,7 @@ def format_memmap(*regions: Region) -> str:
     """
     if not regions:
         raise BadInput("no region to format as memmap=", "choose at least one region for the pool")
-    return "memmap=" + ",".join(f"{region.size:#x}!{region.start:#x}" for region in regions)
+    return "memmap=" + ",".join(map(_entry, regions))
 
 
 def new_generation(now: float, random_hex: str) -> str:
@@ -259,12 +271,31 @@ def check_next(running: str, new: str, pool_regions: Sequence[Region], generatio
             "keep memmap= exactly as it is on the running command line",
         )
     _check_regions(new, pool_regions)
+    lacking = missing_soft_options(new)
+    if lacking:
+        raise Refused(
+            f"the next command line lacks {' '.join(lacking)}: the next kernel may use VM RAM as its own",
+            "run the prepare playbook and reboot",
+        )
     if generation_of(new) != _checked_generation(generation):
         raise Refused(
             f"the next command line does not carry {GENERATION_OPTION}={generation}",
             "load the kernel again for this generation",
         )
     _checked_length(new)
+
+
+def missing_soft_options(cmdline: str) -> tuple[str, ...]:
+    """What a command line that keeps soft-reserved RAM for a pool lacks for its safety. Pure."""
+    if not soft_regions(cmdline):
+        return ()
+    # The operator may keep other modules away with the same option.
+    present = {
+        f"{name_of(option)}={part}" if part else name_of(option)
+        for option in _kernel_options(cmdline)
+        for part in value_of(option).split(",")
+    }
+    return tuple(option for option in SOFT_OPTIONS if option not in present)
 
 
 def _check_regions(new: str, pool_regions: Sequence[Region]) -> None:
@@ -319,8 +350,18 @@ def _checked_length(cmdline: str, longest_bytes: int = LONGEST_BYTES) -> str:
     return cmdline
 
 
-def _region(entry: str, kind: str = "!") -> Region:
-    match = _MEMMAP_ENTRY.fullmatch(entry)
+def _entry(region: Region) -> str:
+    soft = region.kind == SOFT_KIND
+    return f"{region.size:#x}{'%' if soft else '!'}{region.start:#x}{_SOFT if soft else ''}"
+
+
+def _is_pool(entry: str) -> bool:
+    """Whether an entry of ``memmap=`` keeps RAM for a pool: one that changes types otherwise is somebody else's."""
+    return "!" in entry or ("%" in entry and entry.endswith(_SOFT))
+
+
+def _region(entry: str, kind: str) -> Region:
+    match = _MEMMAP_ENTRY.fullmatch(entry.removesuffix(_SOFT) if kind == "%" else entry)
     if not match or match["kind"] != kind:
         raise BadInput(f"cannot read memmap={entry}", "it looks like memmap=0x60000000!0x100000000 (size!start)")
     return Region(start=_number(match["start"], entry), size=_number(match["size"], entry), kind=_KINDS[kind])

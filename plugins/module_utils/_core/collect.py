@@ -20,6 +20,7 @@ from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tup
 from . import (
     cmdline,
     command,
+    daxdev,
     domain,
     encrypted,
     fsdax,
@@ -40,6 +41,7 @@ from .config import Config
 from .errors import CommandFailed, HoldfastError, JournalError, VmError
 from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PastPause, PoolFacts, QemuFacts, Treatment, VmFacts
 from .hypervisor import Domain, Hypervisor, connect
+from .pool import open_pool
 from .request import ONLY_QEMU
 from .resources import Region, Service
 
@@ -228,8 +230,7 @@ def pool_facts(config: Config, running: str, root: Path = ROOT) -> PoolFacts:
     )
     if options is None:
         return facts
-    space = os.statvfs(config.pool.mount_point)
-    return replace(facts, size_bytes=space.f_blocks * space.f_frsize, free_bytes=space.f_bavail * space.f_frsize)
+    return replace(facts, **vars(open_pool(config).room()))
 
 
 def qemu_facts(binary: str = QEMU) -> QemuFacts:
@@ -304,8 +305,11 @@ def needed_drivers(root: Path = ROOT) -> Tuple[str, ...]:
     """Modules that the next kernel must have: for the pool, for KVM on this processor, for disks and network here."""
     flags = _text(root / "proc/cpuinfo").split()
     virtualisation = [name for flag, names in KVM_DRIVERS.items() if flag in flags for name in names]
+    soft = list(daxdev.MODULES) if cmdline.soft_regions(_text(root / "proc/cmdline")) else []
     joining = [pmem.JOINING_DRIVER] if any((root / "sys/class/block").glob("dm-*")) else []
-    return tuple(dict.fromkeys([*POOL_DRIVERS, *joining, *virtualisation, *_bound_drivers(root), *_carrying(root)]))
+    return tuple(
+        dict.fromkeys([*POOL_DRIVERS, *soft, *joining, *virtualisation, *_bound_drivers(root), *_carrying(root)])
+    )
 
 
 def _carrying(root: Path) -> List[str]:
@@ -401,7 +405,7 @@ def _vm(one: Domain, config: Config) -> VmFacts:
 def _ram_files_present(config: Config, one: Domain) -> Tuple[str, ...]:
     if config.pool is None or one.id < 0:
         return ()
-    base = config.pool.mount_point / "libvirt/qemu"
+    base = config.pool.backing_dir / "libvirt/qemu"
     candidates = (base / name for name in domain.live_directories(one.id, one.name))
     found = next((path for path in candidates if path.is_dir()), None)
     return tuple(sorted(path.name for path in found.iterdir())) if found else ()

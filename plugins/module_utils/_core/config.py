@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from .errors import HoldfastError
-from .resources import Region
+from .resources import RAM_KIND, SOFT_KIND, Region
 
+FSDAX, DEVDAX = "fsdax", "devdax"
 CONFIG = Path("/etc/holdfast/agent.json")
 RUN_DIR = Path("/run/holdfast")
 # Where Debian's prometheus-node-exporter looks for text files.
@@ -21,7 +22,10 @@ METRICS_DIR = Path("/var/lib/prometheus/node-exporter")
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Where VM RAM lives: kind of pool, its mount point, its physical ranges in the order in which they are joined."""
+    """Where VM RAM lives: kind of pool, its mount point, its physical ranges in the order in which they are joined.
+
+    In a pool of kind ``devdax`` soft-reserved ranges hold RAM, and the others, as in one of kind ``fsdax``, the vault.
+    """
 
     kind: str
     mount_point: Path
@@ -31,6 +35,11 @@ class PoolConfig:
     def vault(self) -> Path:
         """Directory in the pool that belongs to the agent: suspended VMs, and whose they are."""
         return self.mount_point / "holdfast"
+
+    @property
+    def backing_dir(self) -> Path:
+        """Where libvirt has the RAM files of its VMs, in directories of its own (memory_backing_dir)."""
+        return self.mount_point / "dax" if self.kind == DEVDAX else self.mount_point
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def load(path: Path = CONFIG) -> Config:
     try:
         raw = json.loads(path.read_text())
         pool = raw["pool"]
-        regions = tuple(Region(int(r["start"]), int(r["size"]), node=int(r.get("node", 0))) for r in pool["regions"])
+        regions = tuple(_region(one) for one in pool["regions"])
         return Config(
             PoolConfig(pool["kind"], Path(pool["mount_point"]), regions),
             Path(raw.get("state_dir", "/var/lib/holdfast")),
@@ -88,7 +97,17 @@ def text_of(config: Config) -> str:
         and {
             "kind": pool.kind,
             "mount_point": str(pool.mount_point),
-            "regions": [{"start": one.start, "size": one.size, "node": one.node} for one in pool.regions],
+            "regions": [_plain(one) for one in pool.regions],
         },
     }
     return json.dumps(raw, indent=2) + "\n"
+
+
+def _region(raw: Dict[str, Any]) -> Region:
+    kind = SOFT_KIND if raw.get("soft") else RAM_KIND
+    return Region(int(raw["start"]), int(raw["size"]), kind, int(raw.get("node", 0)))
+
+
+def _plain(region: Region) -> Dict[str, Any]:
+    soft = {"soft": True} if region.kind == SOFT_KIND else {}
+    return {"start": region.start, "size": region.size, "node": region.node, **soft}

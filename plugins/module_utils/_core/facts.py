@@ -55,7 +55,8 @@ class Runs(Enum):
 class PoolFacts:
     """The pool as it is now. ``regions`` come from the running kernel's command line, ``configured`` from the agent's.
 
-    They differ from when the host is prepared anew until it is rebooted.
+    They differ from when the host is prepared anew until it is rebooted. ``free_bytes`` are left for RAM,
+    ``state_bytes`` for device states.
     """
 
     regions: Tuple[Region, ...] = ()
@@ -65,6 +66,7 @@ class PoolFacts:
     dax: bool = False
     size_bytes: int = 0
     free_bytes: int = 0
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True)

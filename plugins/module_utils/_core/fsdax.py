@@ -31,7 +31,7 @@ from .journal import holds_suspended
 from .permit import checked
 from .pool import Content
 from .regions import UNIT_BYTES, known_problems, size_text
-from .resources import RamFile
+from .resources import KeptRam, RamFile, Region, Room
 
 # Blocks in groups of 2 MiB, without which huge pages are impossible (so far QEMU maps at 4 KiB borders all the same);
 # few inodes, all initialised at once, so that nothing writes to the file system behind our back; none kept back for
@@ -72,6 +72,10 @@ class FsdaxPool:
         """
         return (format_memmap(*self.config.regions), "nokaslr")
 
+    def devices(self) -> Tuple[str, ...]:
+        """None: RAM is in files."""
+        return ()
+
     @property
     def mounted(self) -> bool:
         """Whether a file system with DAX is mounted at the pool's mount point."""
@@ -86,9 +90,9 @@ class FsdaxPool:
         """
         if self.mounted:
             return
-        self._check_reserved()
+        check_reserved(self.config.regions, self.root)
         if content is Content.FRESH:
-            self._check_ram()
+            check_ram(self.config.regions, self.root)
         device = pmem.device_of(self.config.regions, self.root)
         if content is Content.FRESH:
             self._format(device)
@@ -114,9 +118,15 @@ class FsdaxPool:
     def vault_of(self, uuid: str) -> Path:
         return self.config.vault / checked(uuid)
 
-    def ram_of(self, uuid: str) -> Tuple[Path, ...]:
+    def ram_of(self, uuid: str) -> Tuple[KeptRam, ...]:
         """Kept RAM files by name."""
-        return tuple(sorted((self.vault_of(uuid) / "ram").glob("*")))
+        return tuple(kept_file(path) for path in self._kept(uuid))
+
+    def room(self) -> Room:
+        """Of its file system, in which RAM and device states are."""
+        space = os.statvfs(self.config.mount_point)
+        free = space.f_bavail * space.f_frsize
+        return Room(space.f_blocks * space.f_frsize, free, free)
 
     def reserve_vm(self, domain_id: int, name: str, files: Sequence[RamFile]) -> None:
         """Allocate the RAM files of a VM that starts, so that the pool cannot run out under a running guest.
@@ -136,9 +146,9 @@ class FsdaxPool:
         kept.mkdir(mode=0o700)
         for path in sorted(live.iterdir()):
             _keep_file(path, kept / path.name, name)
-        if not self.ram_of(uuid):
+        if not self._kept(uuid):
             raise VmError(f"VM {name} has no RAM file in {live}", "its RAM is not in the pool; see preflight")
-        return tuple(RamFile(path.name, path.stat().st_size) for path in self.ram_of(uuid))
+        return tuple(RamFile(ram.name, ram.size_bytes) for ram in self.ram_of(uuid))
 
     def place(self, uuid: str, domain_id: int, name: str) -> None:
         """Link the kept RAM into the directory that libvirt made for this start. Raises VmError.
@@ -146,7 +156,7 @@ class FsdaxPool:
         libvirt owns and labels that directory before its ``start begin`` hook. One that somebody else makes earlier is
         neither owned nor labelled, and AppArmor then denies the file.
         """
-        kept, live = self.ram_of(uuid), self._live(domain_id, name)
+        kept, live = self._kept(uuid), self._live(domain_id, name)
         if not kept:
             raise VmError(f"VM {name} has no RAM kept in the pool", "see holdfast-agent status")
         for path in kept:
@@ -158,7 +168,7 @@ class FsdaxPool:
         libvirt's daemon looks whether there are hooks when it starts, and never again. Without ours QEMU makes files of
         its own, and would take the guest's state over zeros.
         """
-        kept, live = self.ram_of(uuid), self._live(domain_id, name)
+        kept, live = self._kept(uuid), self._live(domain_id, name)
         lacking = [path.name for path in kept if not _is_same_file(path, live / path.name)]
         if lacking or not kept:
             raise VmError(
@@ -169,6 +179,9 @@ class FsdaxPool:
     def release(self, uuid: str) -> None:
         """Take the kept names away; a running QEMU keeps its file by libvirt's name."""
         shutil.rmtree(self.vault_of(uuid), ignore_errors=True)
+
+    def _kept(self, uuid: str) -> Tuple[Path, ...]:
+        return tuple(sorted((self.vault_of(uuid) / "ram").glob("*")))
 
     @contextmanager
     def _on_nodes(self, nodes: Sequence[int], name: str) -> Iterator[None]:
@@ -204,44 +217,7 @@ class FsdaxPool:
                 f"VM {name}: the pool is not mounted at {self.config.mount_point}",
                 "see why: systemctl status holdfast-pool.service",
             )
-        # Not needed early at boot, where its XML parsers would stand before the restore.
-        from .domain import live_directories
-
-        base = self.config.mount_point / "libvirt/qemu"
-        for candidate in live_directories(domain_id, name):
-            if (base / candidate).is_dir():
-                return base / candidate
-        raise VmError(f"VM {name} has no RAM in the pool: no directory {base}/{domain_id}-…", "see preflight")
-
-    def _check_reserved(self) -> None:
-        running = memmap_regions((self.root / "proc/cmdline").read_text())
-        found = {(region.start, region.size) for region in running}
-        if not {(region.start, region.size) for region in self.config.regions} <= found:
-            raise HoldfastError(
-                f"the running kernel's command line lacks {format_memmap(*self.config.regions)}: nothing is reserved",
-                "run the prepare playbook, and reboot the host when it says so",
-            )
-
-    def _check_ram(self) -> None:
-        """Raise HoldfastError when the firmware has no RAM where the pool is, after a change of hardware or firmware.
-
-        The kernel believes memmap=, and makes a device over whatever is there. A crash kernel's map is of its own area.
-        """
-        if is_crash_kernel((self.root / "proc/cmdline").read_text()):
-            return
-        # A jump brings its RAM along, and does not wait for these imports.
-        from . import collect
-
-        try:
-            firmware = collect.firmware_map(self.root)
-        except (HoldfastError, ValueError):  # unreadable: it says nothing
-            return
-        found = known_problems(firmware, self.config.regions)
-        if found:
-            raise HoldfastError(
-                "the pool is not made where this host has no RAM for it: " + "; ".join(found),
-                "run the prepare playbook, which chooses the pool's regions anew, and reboot the host",
-            )
+        return live_directory(self.config.mount_point, domain_id, name)
 
     def _format(self, device: str) -> None:
         if holds_suspended(self.state_dir):
@@ -287,17 +263,65 @@ class FsdaxPool:
             raise HoldfastError(f"the pool cannot be mounted: {exc.message}", "see the kernel log") from exc
 
     def _make_places(self) -> None:
-        """libvirt would make its directories closed to QEMU's unprivileged user; ours are open for passing through."""
-        where = self.config.mount_point
-        for path in (where, where / "libvirt", where / "libvirt/qemu"):
-            path.mkdir(exist_ok=True)
-            path.chmod(PASS_THROUGH)
+        make_places(self.config.mount_point)
         self.config.vault.mkdir(exist_ok=True, mode=0o700)
         (self.config.vault / BALLAST).unlink(missing_ok=True)
-        # No QEMU runs on a pool that has just been mounted. Names left by an earlier boot would be in the way: libvirt
-        # takes an existing directory as it is, unlabelled, when a domain id comes again.
-        for stale in (where / "libvirt/qemu").iterdir():
-            shutil.rmtree(stale)
+
+
+def check_reserved(regions: Sequence[Region], root: Path) -> None:
+    """Raise HoldfastError unless the running kernel was told to keep these."""
+    running = memmap_regions((root / "proc/cmdline").read_text())
+    found = {(region.start, region.size) for region in running}
+    if not {(region.start, region.size) for region in regions} <= found:
+        raise HoldfastError(
+            f"the running kernel's command line lacks {format_memmap(*regions)}: nothing is reserved",
+            "run the prepare playbook, and reboot the host when it says so",
+        )
+
+
+def check_ram(regions: Sequence[Region], root: Path) -> None:
+    """Raise HoldfastError when the firmware has no RAM where the pool is, after a change of hardware or firmware.
+
+    The kernel believes memmap=, and makes a device over whatever is there. A crash kernel's map is of its own area.
+    """
+    if is_crash_kernel((root / "proc/cmdline").read_text()):
+        return
+    # A jump brings its RAM along, and does not wait for these imports.
+    from . import collect
+
+    try:
+        firmware = collect.firmware_map(root)
+    except (HoldfastError, ValueError):  # unreadable: it says nothing
+        return
+    found = known_problems(firmware, regions)
+    if found:
+        raise HoldfastError(
+            "the pool is not made where this host has no RAM for it: " + "; ".join(found),
+            "run the prepare playbook, which chooses the pool's regions anew, and reboot the host",
+        )
+
+
+def live_directory(base: Path, domain_id: int, name: str) -> Path:
+    """libvirt's directory for the RAM of a running VM, below ``memory_backing_dir``. Raises VmError."""
+    # Not needed early at boot, where its XML parsers would stand before the restore.
+    from .domain import live_directories
+
+    places = base / "libvirt/qemu"
+    for candidate in live_directories(domain_id, name):
+        if (places / candidate).is_dir():
+            return places / candidate
+    raise VmError(f"VM {name} has no RAM in the pool: no directory {places}/{domain_id}-…", "see preflight")
+
+
+def make_places(base: Path) -> None:
+    """libvirt would make its directories closed to QEMU's unprivileged user; ours are open for passing through."""
+    for path in (base, base / "libvirt", base / "libvirt/qemu"):
+        path.mkdir(exist_ok=True)
+        path.chmod(PASS_THROUGH)
+    # No QEMU runs on a pool that has just been mounted. Names left by an earlier boot would be in the way: libvirt
+    # takes an existing directory as it is, unlabelled, when a domain id comes again.
+    for stale in (base / "libvirt/qemu").iterdir():
+        shutil.rmtree(stale)
 
 
 def mount_options(root: Path, mount_point: Path) -> Optional[str]:
@@ -331,6 +355,12 @@ def _keep_file(path: Path, kept: Path, name: str) -> None:
     if not plain:
         kept.unlink(missing_ok=True)
         raise VmError(f"VM {name}: {path} is no plain file", "shut the VM down, and find out who put it there")
+
+
+def kept_file(path: Path) -> KeptRam:
+    """A file that holds RAM."""
+    facts = path.stat()
+    return KeptRam(path.name, path, facts.st_size, facts.st_ino)
 
 
 def _is_same_file(kept: Path, live: Path) -> bool:

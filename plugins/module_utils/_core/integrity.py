@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import random
+import stat
 from pathlib import Path
-from typing import Dict
+from typing import Callable, Dict
+
+from .resources import KeptRam
 
 PAGE = 4096
 SAMPLED_PAGES = 256
@@ -27,25 +31,43 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def ram_proof(path: Path, seed: str, coverage: str = SAMPLED, tail: int = 1) -> Dict[str, object]:
-    """Identity of a RAM file: inode, size, and a digest over page numbers and contents.
+def ram_proof(ram: KeptRam, seed: str, coverage: str = SAMPLED) -> Dict[str, object]:
+    """Identity of a RAM block: its place (``inode``), size, and a digest over page numbers and contents.
 
-    ``sampled``: of SAMPLED_PAGES pages at most, chosen by ``seed``, so that the time does not grow with RAM; besides,
-    of the first and the last ``tail`` pages. ``full``: of all pages.
+    ``sampled``: of SAMPLED_PAGES pages at most, chosen by ``seed``, so that the time does not grow with RAM, the first
+    and the last page among them. ``full``: of all pages.
     """
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as ram:
-        facts = os.fstat(ram.fileno())
-        pages = -(-facts.st_size // PAGE)
-        for number in range(pages) if coverage == FULL else _sampled(pages, seed, tail):
-            digest.update(number.to_bytes(8, "little"))
-            digest.update(os.pread(ram.fileno(), PAGE, number * PAGE))
-    return {"inode": facts.st_ino, "size_bytes": facts.st_size, "coverage": coverage, "sha256": digest.hexdigest()}
+    with ram.path.open("rb", buffering=0) as source:
+        if not stat.S_ISCHR(os.fstat(source.fileno()).st_mode):
+            digest = _digest(
+                lambda number: os.pread(source.fileno(), PAGE, number * PAGE), ram.size_bytes, seed, coverage, 1
+            )
+        else:
+            # A DAX device can only be mapped.
+            with mmap.mmap(source.fileno(), ram.size_bytes, prot=mmap.PROT_READ) as memory:
+                digest = _digest(
+                    lambda number: memory[number * PAGE : (number + 1) * PAGE], ram.size_bytes, seed, coverage, 1
+                )
+    return {"inode": ram.place, "size_bytes": ram.size_bytes, "coverage": coverage, "sha256": digest}
 
 
 def image_proof(path: Path, seed: str, coverage: str) -> Dict[str, object]:
     """The same of a save image, whose end with the device state is in it whatever the ``coverage``."""
-    return ram_proof(path, seed, coverage, TAIL_PAGES)
+    with path.open("rb", buffering=0) as image:
+        facts = os.fstat(image.fileno())
+        digest = _digest(
+            lambda number: os.pread(image.fileno(), PAGE, number * PAGE), facts.st_size, seed, coverage, TAIL_PAGES
+        )
+    return {"inode": facts.st_ino, "size_bytes": facts.st_size, "coverage": coverage, "sha256": digest}
+
+
+def _digest(page: Callable[[int], bytes], size_bytes: int, seed: str, coverage: str, tail: int) -> str:
+    digest = hashlib.sha256()
+    pages = -(-size_bytes // PAGE)
+    for number in range(pages) if coverage == FULL else _sampled(pages, seed, tail):
+        digest.update(number.to_bytes(8, "little"))
+        digest.update(page(number))
+    return digest.hexdigest()
 
 
 def _sampled(pages: int, seed: str, tail: int) -> list[int]:

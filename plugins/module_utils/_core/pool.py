@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where VM RAM lives: the one interface that every kind of pool has.
 
-`fsdax` is the first kind. Others (one devdax device per VM, kernel live-update memfds) come behind the same interface.
+Its kinds are ``fsdax`` and ``devdax``. Others (kernel live-update memfds) come behind the same interface.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol, Sequence, Tuple
 
-from .config import Config
+from .config import DEVDAX, FSDAX, Config
 from .errors import HoldfastError
-from .resources import RamFile
+from .resources import KeptRam, RamFile, Room
 
 
 class Content(Enum):
@@ -36,6 +36,9 @@ class Pool(Protocol):
     def reserve(self) -> Tuple[str, ...]:
         """The kernel arguments that keep the pool out of the kernel's allocator."""
 
+    def devices(self) -> Tuple[str, ...]:
+        """Paths of device nodes that QEMU may be given; libvirt has to let it open them."""
+
     def attach(self, content: Content) -> None:
         """Make the reserved RAM usable; never touches what is in it when it is trusted."""
 
@@ -51,8 +54,11 @@ class Pool(Protocol):
     def vault_of(self, uuid: str) -> Path:
         """The part of the vault that belongs to one VM; made by ``keep``, taken away by ``release``."""
 
-    def ram_of(self, uuid: str) -> Tuple[Path, ...]:
-        """The kept RAM files of a VM, to be checked; none when nothing is kept."""
+    def ram_of(self, uuid: str) -> Tuple[KeptRam, ...]:
+        """The kept RAM of a VM, readable, to be checked; none when nothing is kept."""
+
+    def room(self) -> Room:
+        """How much there is, and is free, while it is attached."""
 
     def reserve_vm(self, domain_id: int, name: str, files: Sequence[RamFile]) -> None:
         """Set aside the RAM of a VM that starts; fail when the pool has not enough."""
@@ -72,13 +78,16 @@ class Pool(Protocol):
 
 def open_pool(config: Config) -> Pool:
     """The pool of a prepared host. Raises HoldfastError when there is none, or none of a known kind."""
-    # The kinds import this file.
-    from .fsdax import FsdaxPool
+    # The kinds import this file; and the one that is not here is not waited for.
+    if config.required_pool.kind == FSDAX:
+        from .fsdax import FsdaxPool
 
-    if config.pool is None:
-        raise HoldfastError("this host has no pool: no RAM is reserved for VMs", "run the prepare playbook on it")
-    if config.pool.kind != "fsdax":
-        raise HoldfastError(
-            f"the pool is of the unknown kind {config.pool.kind!r}", "this agent knows fsdax: run the prepare playbook"
-        )
-    return FsdaxPool(config.pool, config.state_dir)
+        return FsdaxPool(config.required_pool, config.state_dir)
+    if config.required_pool.kind == DEVDAX:
+        from .devdax import DevdaxPool
+
+        return DevdaxPool(config.required_pool, config.state_dir)
+    raise HoldfastError(
+        f"the pool is of the unknown kind {config.required_pool.kind!r}",
+        f"this agent knows {FSDAX} and {DEVDAX}: run the prepare playbook",
+    )

@@ -319,10 +319,10 @@ def _journal(case: _Case) -> Iterator[Blocker]:
 def _pool_room(case: _Case) -> Iterator[Blocker]:
     """Device states are kept in the pool, beside the RAM that they belong to."""
     needed, pool = STATE_BYTES_PER_VM * len(case.vms), case.host.pool
-    if pool.mounted and pool.free_bytes < needed:
+    if pool.mounted and pool.state_bytes < needed:
         yield Blocker(
             "pool-full",
-            f"the pool has {regions.size_text(pool.free_bytes)} free, the device state of {len(case.vms)} VMs may need"
+            f"the pool has {regions.size_text(pool.state_bytes)} free, the device state of {len(case.vms)} VMs may need"
             f" {regions.size_text(needed)}",
             "shut a VM down, or reserve a larger pool",
         )
@@ -524,6 +524,16 @@ def _pool_kept(case: _Case) -> Iterator[Blocker]:
             f"the next kernel's command line has {' '.join(new) or 'no memmap='}, the running one {' '.join(running)}: "
             "the next kernel would use VM RAM as its own",
             "keep memmap= exactly as it is; leave the command line to holdfast",
+        )
+
+
+def _soft_reserved(case: _Case) -> Iterator[Blocker]:
+    lacking = cmdline.missing_soft_options(case.target.cmdline)
+    if lacking:
+        yield Blocker(
+            "pool-not-kept",
+            f"the next kernel's command line lacks {' '.join(lacking)}: the next kernel may use VM RAM as its own",
+            f"{_PREPARE} and reboot",
         )
 
 
@@ -884,7 +894,7 @@ VM_WARNINGS: _ByTreatment = {
 OF_THE_JUMP = frozenset(
     (
         *(_watchdogs, _locked_disks, _cluster, _kexec, _locked_down, _target_installed, _pool_kept),
-        *(_kaslr_overflow, _host_memory, _autostart),
+        *(_soft_reserved, _kaslr_overflow, _host_memory, _autostart),
         *(_longer_than_allowed, _pause_unknown),
         *(_signature, _target_unchanged, _initrd_unknown, _kaslr_on, _late_disks),
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .errors import BadInput
-from .resources import Region
+from .resources import RAM_KIND, SOFT_KIND, Region
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -22,7 +22,6 @@ LARGE_UNIT_BYTES = GIB
 # Kernel, initrd and crash kernel are loaded low; the firmware keeps its own things there.
 LOWEST_START = GIB
 PREFERRED_START = 4 * GIB
-RAM_KIND = "System RAM"
 # The kernel describes every 4 KiB page of an fsdax pool by 64 bytes, taken from the host's own RAM
 # (8 GB for 500 GiB were seen).
 PAGES_PER_PAGE_OF_STRUCTURES = 64
@@ -31,6 +30,11 @@ PAGES_PER_PAGE_OF_STRUCTURES = 64
 # which each piece is, has an end.
 SMALLEST_PIECE_BYTES = 32 * GIB
 MOST_PIECES = 16
+# Of a pool of soft-reserved RAM, what holds the device states of suspended VMs: half a MiB each, some tens with video
+# memory.
+VAULT_SHARE = 64
+SMALLEST_VAULT_BYTES = 128 * MIB
+LARGEST_VAULT_BYTES = 4 * GIB
 MINIMUM_HOST_RESERVE_BYTES = 2 * GIB
 HOST_RESERVE_PERCENT = 5
 
@@ -108,7 +112,11 @@ def default_host_reserve(firmware: Sequence[Region]) -> int:
 
 
 def choose(
-    firmware: Sequence[Region], wishes: Sequence[PoolWish], *, host_reserve_bytes: int | None = None
+    firmware: Sequence[Region],
+    wishes: Sequence[PoolWish],
+    *,
+    host_reserve_bytes: int | None = None,
+    soft: bool = False,
 ) -> tuple[Region, ...]:
     """Regions for the wishes, in their order, each wish wholly inside one range of System RAM; a large one in pieces.
 
@@ -126,7 +134,30 @@ def choose(
         free = _without(usable_ranges(firmware), chosen)
         chosen.append(_explicit(firmware, wish, chosen) if wish.start is not None else _lowest(free, wish))
     _check_reserve(firmware, chosen, host_reserve_bytes)
+    if soft:
+        return soft_reserved(chosen)
     return tuple(piece for region in chosen for piece in pieces(region, MOST_PIECES // len(wishes)))
+
+
+def soft_reserved(chosen: Sequence[Region]) -> tuple[Region, ...]:
+    """The same ranges as soft-reserved RAM, but for the end of the first one, which is for the vault.
+
+    Its beginning is where whole GiB begin. Raises BadInput when there is nothing left beside the vault.
+    """
+    size = sum(region.size for region in chosen) // VAULT_SHARE
+    vault = min(max(_ceil(size, UNIT_BYTES), SMALLEST_VAULT_BYTES), LARGEST_VAULT_BYTES)
+    first, *others = chosen
+    if first.size <= vault:
+        raise BadInput(
+            f"a pool of {size_text(first.size)} on node {first.node} has no room for VMs beside the {size_text(vault)} "
+            "that hold what is saved of them",
+            f"ask for more than {size_text(vault)}",
+        )
+    rest = replace(first, size=first.size - vault)
+    return (
+        *(replace(region, kind=SOFT_KIND) for region in (rest, *others)),
+        replace(first, start=rest.end, size=vault),
+    )
 
 
 def pieces(region: Region, most: int) -> tuple[Region, ...]:

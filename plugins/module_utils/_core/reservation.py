@@ -39,6 +39,7 @@ class Wish:
     """What the operator asks for: RAM per NUMA node, and how much of it the host must keep for itself (bytes)."""
 
     regions: Tuple[PoolWish, ...]
+    kind: str = configuration.FSDAX
     host_reserve_bytes: Optional[int] = None
     crash_kernel: str = crash_area.AUTO
     metrics_dir: Optional[Path] = configuration.METRICS_DIR
@@ -62,12 +63,17 @@ def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Co
 
     Unless there is no RAM any more, after a change of hardware or firmware: a kernel reserves what it is told.
     """
-    present = current.pool.regions if current.pool else ()
+    present = current.pool.regions if current.pool and current.pool.kind == wish.kind else ()
     if present and _grants(present, wish.regions) and not regions.known_problems(firmware, present):
         chosen = present
     else:
-        chosen = regions.choose(firmware, wish.regions, host_reserve_bytes=wish.host_reserve_bytes)
-    pool = PoolConfig("fsdax", current.state_dir / "pool", chosen)
+        chosen = regions.choose(
+            firmware,
+            wish.regions,
+            host_reserve_bytes=wish.host_reserve_bytes,
+            soft=wish.kind == configuration.DEVDAX,
+        )
+    pool = PoolConfig(wish.kind, current.state_dir / "pool", chosen)
     return replace(current, pool=pool, metrics_dir=wish.metrics_dir)
 
 
@@ -87,10 +93,11 @@ def wanted_crash_area(files: Files, config: Config, firmware: Sequence[Region], 
 
 def with_pool(files: Files, config: Config, crash: CrashArea) -> Files:
     """The three files for a configuration with a pool. Raises HoldfastError for a pool that cannot be made."""
+    pool, where = open_pool(config), config.required_pool.backing_dir
     return Files(
         agent=configuration.text_of(config),
-        boot=grub.config_text((*open_pool(config).reserve(), *crash.arguments)),
-        libvirt=qemu_conf.with_memory_backing_dir(files.libvirt, str(config.required_pool.mount_point)),
+        boot=grub.config_text((*pool.reserve(), *crash.arguments)),
+        libvirt=qemu_conf.with_memory_backing_dir(files.libvirt, str(where), pool.devices()),
     )
 
 
@@ -105,13 +112,18 @@ def check_kernel(running: str) -> None:
         raise Refused("this host runs in its crash kernel and does not see its own RAM", "reboot it first")
 
 
-def check(before: Files, after: Files, config: Config, *, reboot: bool) -> None:
-    """Raise Refused when this change would take the pool, or the journal, from under a VM.
+def check(before: Files, after: Files, config: Config, wanted: Config, *, reboot: bool) -> None:
+    """Raise Refused when this change, from ``config`` to ``wanted``, would take the pool or the journal from a VM.
 
     ``reboot``: whether one is due, which the caller may go on to. A removal deletes the journal, whatever it changes.
     """
     if before != after or reboot or not after.agent:
         check_in_flight(config.state_dir)
+    if config.pool and wanted.pool and config.pool.kind != wanted.pool.kind and vms_in_pool(config):
+        raise Refused(
+            f"VMs run with their RAM in the pool of kind {config.pool.kind}: {', '.join(vms_in_pool(config))}",
+            f"shut them down, or move them away; then make it one of kind {wanted.pool.kind}, and reboot",
+        )
     users = vms_in_pool(config) if not after.agent else ()
     if users:
         raise Refused(
@@ -189,7 +201,7 @@ def vms_in_pool(config: Config) -> Tuple[str, ...]:
     """Directories of VMs that have RAM in the pool now, as libvirt names them: ``<id>-<name>``."""
     if config.pool is None:
         return ()
-    return tuple(sorted(path.name for path in (config.pool.mount_point / "libvirt/qemu").glob("*")))
+    return tuple(sorted(path.name for path in (config.pool.backing_dir / "libvirt/qemu").glob("*")))
 
 
 def _grants(present: Sequence[Region], wishes: Sequence[PoolWish]) -> bool:

@@ -10,7 +10,13 @@ each class costs its start.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Tuple
+
+# As the firmware map calls what the kernel may use.
+RAM_KIND = "System RAM"
+# As /proc/iomem calls RAM that is kept for a purpose of its own.
+SOFT_KIND = "Soft Reserved"
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Region:
 
     start: int
     size: int
-    kind: str = "System RAM"
+    kind: str = RAM_KIND
     node: int = 0
 
     @property
@@ -37,6 +43,28 @@ class RamFile:
     name: str
     size_bytes: int
     nodes: Tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Room:
+    """A pool's size, what of it is free for the RAM of VMs, and what is for device states (bytes)."""
+
+    size_bytes: int
+    free_bytes: int
+    state_bytes: int
+
+
+@dataclass(frozen=True)
+class KeptRam:
+    """One RAM block that is kept for a VM: ``path`` is where its bytes can be read, a file or a device.
+
+    ``place`` says which RAM it is, as long as it is kept: the file's inode, or the physical address of its start.
+    """
+
+    name: str
+    path: Path
+    size_bytes: int
+    place: int
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def note_saved(pool: Pool, journal: Journal, record: Dict[str, Any]) -> None:
     would not be jumped with is on record, too: whether it is of use is found out by restoring it.
     """
     uuid = record["uuid"]
-    ram_bytes = sum(ram.stat().st_size for ram in pool.ram_of(uuid))
+    ram_bytes = sum(ram.size_bytes for ram in pool.ram_of(uuid))
     journal.record("vm_saved", uuid=uuid, ram_bytes=ram_bytes, **_evidence(pool, uuid, _asked(journal)))
 
 

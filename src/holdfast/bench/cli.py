@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import DEVDAX, FSDAX
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 
 TARGET_MISSED = 2
@@ -23,6 +24,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     bench.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR", help="default: build/bench")
     bench.add_argument("--sizes", type=read_sizes, default=None, metavar="MIB,…", help="RAM that the guest touches")
     bench.add_argument("--rounds", type=int, default=1, metavar="N", help="measure everything N times (default 1)")
+    bench.add_argument(
+        "--pool-kind", choices=(FSDAX, DEVDAX), default=FSDAX, help=f"how VM RAM is kept (default {FSDAX})"
+    )
     bench.add_argument(
         "--strict", action="store_const", const=TARGET_MISSED, default=0, help="a missed target is a failure"
     )
@@ -45,7 +49,7 @@ def _bench(options: argparse.Namespace) -> int:
         from .figures import targets
     except ModuleNotFoundError as exc:
         raise BadInput(f"the bench needs {exc.name}", "pip install 'holdfast[lab,bench]'") from exc
-    plan = rounds.Plan(options.output, options.sizes or rounds.SIZES_MIB, options.rounds)
+    plan = rounds.Plan(options.output, options.sizes or rounds.SIZES_MIB, options.rounds, options.pool_kind)
     record = rounds.bench(plan)
     summary.show(record.measured, record.setting, Console())
     print(f"{plan.folder}/bench.json, bench.png, bench.svg")

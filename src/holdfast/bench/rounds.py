@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import FSDAX
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
 
 from ..command import run, step
@@ -55,8 +56,8 @@ NOTES = (
     " that this machine's page cache holds",
     "save_kexec and save_reboot make and attach an empty pool at boot, because the guest's RAM is placed there;"
     " attach_s says how long that took, the loading of KVM included, in every way",
-    "libvirt's QEMU maps a RAM file of the pool at an address that is no multiple of 2 MiB, so by 4 KiB pages; what"
-    " that costs the restores of save_kexec and save_reboot, which write all RAM anew, is in their figures",
+    "in a pool of kind fsdax libvirt's QEMU maps a RAM file at an address that is no multiple of 2 MiB, so by 4 KiB"
+    " pages; what that costs the restores of save_kexec and save_reboot, which write all RAM anew, is in their figures",
     "phases are by the host's own clock, which a boot may shift by up to a second; boot lasts until systemd begins to"
     " attach the pool, libvirt from there (holdfast: from the attached pool) until libvirt's daemon can be asked to"
     " restore",
@@ -78,11 +79,15 @@ MEASURES: dict[Subject, Callable[[Rig, int, int], Measurement]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. ``sizes_mib`` ascending: the guest takes more, and gives nothing back."""
+    """What to measure. ``sizes_mib`` ascending: the guest takes more, and gives nothing back.
+
+    The floor is measured on a pool of kind ``fsdax`` only: bare QEMU has its RAM in a file of it.
+    """
 
     folder: Path
     sizes_mib: tuple[int, ...] = SIZES_MIB
     rounds: int = 1
+    pool_kind: str = FSDAX
 
     def __post_init__(self) -> None:
         if not self.sizes_mib or any(size <= 0 for size in self.sizes_mib) or self.rounds < 1:
@@ -173,7 +178,8 @@ def _measure(plan: Plan, record: Record) -> None:
                 _fill(rig, size)
                 with step(f"{size} MiB: {TITLES[subject]}"):
                     record.add(MEASURES[subject](rig, size, number))
-        _measure_floor(plan, rig, record)
+        if plan.pool_kind == FSDAX:
+            _measure_floor(plan, rig, record)
 
 
 @contextmanager
@@ -214,7 +220,11 @@ def _rig(plan: Plan) -> Iterator[Rig]:
 
 
 def _prepare(plan: Plan, lab: Lab) -> None:
-    wanted = {"prepare_pool_size": f"{plan.pool_mib}M", "prepare_reboot_ok": True}
+    wanted = {
+        "prepare_pool_size": f"{plan.pool_mib}M",
+        "prepare_pool_kind": plan.pool_kind,
+        "prepare_reboot_ok": True,
+    }
     inventory = str(lab.folder / "inventory" / "hosts.yml")
     words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
     run(words, env=ansible_environment(os.environ), log=plan.folder / "prepare.log", timeout_s=1800)
@@ -232,6 +242,7 @@ def describe(plan: Plan, rig: Rig) -> dict[str, Any]:
             "ram_mib": plan.host_mib,
             "cpus": rig.host.cpus,
             "pool_mib": plan.pool_mib,
+            "pool_kind": plan.pool_kind,
             "cmdline": cmdline,
         },
         "guest": {"ram_mib": plan.guest.ram_mib, "cpus": 1},

@@ -182,9 +182,9 @@ QEMU = "/usr/bin/qemu-system-x86_64"
 FLIP_JOURNAL = f'python3 -c "{FLIP % (100, 100)}" {JOURNAL}'
 # The agent at work cannot make the journal longer, as if its disk were full. Guests have their disks there, too.
 FILL_JOURNAL = f"for pid in $AGENT; do prlimit --pid $pid --fsize=$(stat -c %s {JOURNAL}); done"
-# What is free, all at once, is a little more than a file can have: it takes what there is.
+# Asked for all at once, what is free is a little more than a file can have.
 FREE_BYTES = "$(df --output=avail -B1 /var/lib/holdfast/pool | tail -1)"
-FULL_POOL = f"fallocate -l {FREE_BYTES} /var/lib/holdfast/pool/full; [ {FREE_BYTES} -lt 262144 ]"
+FULL_POOL = f"cat /dev/zero >/var/lib/holdfast/pool/full 2>/dev/null; [ {FREE_BYTES} -lt 262144 ]"
 FORGET_POOL = "sed 's/memmap=[^ ]*//' /proc/cmdline > /root/cmdline && mount --bind /root/cmdline /proc/cmdline"
 # A kernel that is installed and does not run, for faults that must not concern the one that does.
 OTHER = "$(ls /boot/vmlinuz-* | sed 's/.*vmlinuz-//' | grep -vx \"$(uname -r)\" | tail -1)"
