@@ -265,6 +265,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     if module.params["state"] == "present":
         wish = read_wish(module.params, firmware)
         wanted = reservation.wanted_config(current, firmware, wish)
+        reservation.check_confined(wanted, before)
         crash = reservation.wanted_crash_area(before, wanted, firmware, wish)
         after = reservation.with_pool(before, wanted, crash)
     else:

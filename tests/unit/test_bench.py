@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
 from holdfast import cli as command_line
-from holdfast.bench import cli, floor, jumps, pause, rounds
+from holdfast.bench import cli, floor, jumps, pause, ram, rounds
 from holdfast.bench.figures import Measurement, Phase, Subject
 from holdfast.bench.rounds import Plan, Record
 from holdfast.lab.guests.observer import Held, HoldListener
@@ -228,3 +229,28 @@ def test_a_jump_that_leads_nowhere_is_an_error(tmp_path: Path, monkeypatch: pyte
     next(sights)
     with pytest.raises(HoldfastError, match="was not seen"):
         next(sights)
+
+
+# Hosts with much RAM
+
+
+def test_starts_are_compared_with_those_of_the_smallest_host_of_their_kind() -> None:
+    found = [
+        ram.Start(size, kind, number, init_s, attach_s)
+        for size, kind, init_s, attach_s in ((512, "devdax", 6.0, 0.3), (8, "devdax", 5.0, 0.25), (8, "none", 4.0, 0.0))
+        for number in (1, 2, 3)
+    ]
+    console = Console(record=True, width=80)
+    ram.show(found, console)
+    rows = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    assert rows[-3:] == [
+        ["none", "8", "4.00", "0.00", "4.00", "1.00"],
+        ["devdax", "8", "5.00", "0.25", "5.25", "1.00"],
+        ["devdax", "512", "6.00", "0.30", "6.30", "1.20"],
+    ]
+
+
+def test_kinds_of_pools_are_read_from_one_word() -> None:
+    assert cli.read_words("none,devdax") == ("none", "devdax")
+    with pytest.raises(BadInput, match="fsdax;none"):
+        cli.read_words("fsdax;none")

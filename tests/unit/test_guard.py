@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,13 +35,14 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import (
 )
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import Journal, open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import Request
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import RAM_KIND, SOFT_KIND, Region
 
 GENERATION = "g-20261121T020000-ab12cd"
 POOL = "memmap=0x60000000!0x100000000"
 LINE = f"root=/dev/vda1 ro {POOL} nokaslr crashkernel=640M holdfast.generation={GENERATION}"
 KDUMP_MASK = "systemd.mask=kdump-tools.service"
 MIB, GIB = 1 << 20, 1 << 30
+KINDS = (RAM_KIND, SOFT_KIND)
 
 
 class TestCommandLine:
@@ -101,11 +103,13 @@ class TestCommandLine:
 
 class TestSize:
     def test_it_grows_with_pool_cpus_and_initrd(self) -> None:
-        assert crash_area.size_for(1536 * MIB, 2, 13 * MIB) == 640 * MIB
-        assert crash_area.size_for(1536 * MIB, 128, 13 * MIB) == 896 * MIB
-        assert crash_area.size_for(1536 * MIB, 2, 100 * MIB) == 896 * MIB
-        # Page structures of a large fsdax pool alone are 1/64 of it.
-        assert crash_area.size_for(512 * GIB, 64, 60 * MIB) > 512 * GIB // 64
+        pool, large = (Region(4 * GIB, 1536 * MIB),), Region(4 * GIB, 512 * GIB)
+        assert crash_area.size_for(pool, 2, 13 * MIB) == 640 * MIB
+        assert crash_area.size_for(pool, 128, 13 * MIB) == 896 * MIB
+        assert crash_area.size_for(pool, 2, 100 * MIB) == 896 * MIB
+        # Page structures of a large fsdax pool alone are 1/64 of it, those of a devdax pool 1/256.
+        files, devices = (crash_area.size_for((replace(large, kind=kind),), 64, 60 * MIB) for kind in KINDS)
+        assert files - devices == 512 * GIB // 64 - 512 * GIB // 256
 
     @pytest.mark.parametrize(
         ("line", "size"), [("ro crashkernel=512M x", 512 * MIB), ("crashkernel=1G-:512M", 0), ("", 0)]

@@ -622,6 +622,29 @@ def test_a_pool_of_another_kind_is_chosen_anew_and_read_as_it_was_written(tmp_pa
     assert f'memory_backing_dir = "{wanted.pool.mount_point}/dax"' in files.libvirt
 
 
+@pytest.mark.parametrize(
+    ("enabled", "libvirt", "refused"),
+    [
+        ("Y", "", False),
+        ("Y", 'security_driver = [ "selinux", "apparmor" ]\n', False),
+        ("Y", '#security_driver = "none"\n', False),
+        ("Y", 'security_driver = "none"\n', True),
+        ("Y", 'security_driver = [\n "selinux"\n]\n', True),
+        ("N", "", True),
+        (None, "", True),
+    ],
+)
+def test_a_pool_of_devices_needs_apparmor(tmp_path: Path, enabled: str | None, libvirt: str, *, refused: bool) -> None:
+    if enabled:
+        (tmp_path / "sys/module/apparmor/parameters").mkdir(parents=True)
+        (tmp_path / "sys/module/apparmor/parameters/enabled").write_text(f"{enabled}\n")
+    for kind in ("fsdax", "devdax"):
+        wanted = config.Config(config.PoolConfig(kind, Path("/p"), ()))
+        expected = pytest.raises(Refused, match="needs AppArmor") if refused and kind == "devdax" else None
+        with expected or contextlib.nullcontext():
+            reservation.check_confined(wanted, reservation.Files("", "", libvirt), tmp_path)
+
+
 @pytest.mark.parametrize("vms", [True, False])
 def test_the_kind_of_a_pool_is_not_changed_under_a_vm(tmp_path: Path, *, vms: bool) -> None:
     here, soft = (config.Config(config.PoolConfig(kind, tmp_path, ()), tmp_path) for kind in ("fsdax", "devdax"))

@@ -232,3 +232,10 @@ class TestSoftReserved:
     def test_a_pool_without_room_for_vms_is_refused(self) -> None:
         with pytest.raises(BadInput, match="has no room for VMs beside the 128 MiB"):
             soft_reserved((Region(4 * GIB, 128 * MIB),))
+
+    def test_the_host_keeps_what_describes_its_pool(self) -> None:
+        files, devices = (
+            regions.structures_bytes(choose(TWO_NODES, (PoolWish(32 * GIB),), soft=soft)) for soft in (0, 1)
+        )
+        assert files == 32 * GIB // 64
+        assert devices == (32 * GIB - 512 * MIB) // 256 + 512 * MIB // 64

@@ -16,10 +16,10 @@ from typing import Optional
 from .errors import BadInput
 from .regions import (
     MIB,
-    PAGES_PER_PAGE_OF_STRUCTURES,
     default_host_reserve,
     parse_size,
     size_text,
+    structures_bytes,
     total_ram,
 )
 from .resources import Region
@@ -65,9 +65,9 @@ class CrashArea:
         return (f"crashkernel={self.size_bytes // MIB}M",) if self.size_bytes else ()
 
 
-def size_for(pool_bytes: int, cpus: int, initrd_bytes: int) -> int:
+def size_for(pool: Sequence[Region], cpus: int, initrd_bytes: int) -> int:
     """Bytes that a crash kernel needs on a host with this pool, so many CPUs, and an initrd of this size."""
-    pool_share = pool_bytes // PAGES_PER_PAGE_OF_STRUCTURES + pool_bytes // QEMU_SHARE
+    pool_share = structures_bytes(pool) + sum(region.size for region in pool) // QEMU_SHARE
     whole = BASE_BYTES + cpus * PER_CPU_BYTES + initrd_bytes * INITRD_FOLD + pool_share
     return -(-whole // UNIT_BYTES) * UNIT_BYTES
 
@@ -77,7 +77,7 @@ def choose(wish: CrashWish, firmware: Sequence[Region], pool: Sequence[Region]) 
     if wish.size == NONE:
         return CrashArea(0, "it is switched off")
     pool_bytes = sum(region.size for region in pool)
-    needed = size_for(pool_bytes, wish.cpus, wish.initrd_bytes)
+    needed = size_for(pool, wish.cpus, wish.initrd_bytes)
     size = max(needed, wish.present_bytes) if wish.size == AUTO else parse_size(wish.size)
     if size < needed or size % MIB:
         raise BadInput(
@@ -85,7 +85,7 @@ def choose(wish: CrashWish, firmware: Sequence[Region], pool: Sequence[Region]) 
             f"ask for {size_text(needed)}, or for {AUTO}",
         )
     reserve = default_host_reserve(firmware) if wish.host_reserve_bytes is None else wish.host_reserve_bytes
-    left = total_ram(firmware) - pool_bytes - pool_bytes // PAGES_PER_PAGE_OF_STRUCTURES - size
+    left = total_ram(firmware) - pool_bytes - structures_bytes(pool) - size
     if left >= reserve:
         return CrashArea(size)
     reason = f"{size_text(size)} for it would leave the host {size_text(max(0, left))}, less than {size_text(reserve)}"

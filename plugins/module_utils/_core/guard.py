@@ -74,8 +74,7 @@ def stage(config: Config, generation: str, release: str, line: str, deadline_s: 
     forget(config.state_dir)
     if not has_option(line, "crashkernel"):
         return ""
-    pool_bytes = sum(one.size for one in config.required_pool.regions)
-    needed = crash_area.size_for(pool_bytes, os.cpu_count() or 1, kexec.initrd_bytes(release))
+    needed = crash_area.size_for(config.required_pool.regions, os.cpu_count() or 1, kexec.initrd_bytes(release))
     found = kexec.crash_area_bytes()
     # A crash kernel has no crash area, but the kernel that it jumps to will.
     if found < needed and not is_crash_kernel(kexec.running_cmdline()):

@@ -35,6 +35,12 @@ def save_image_format(text: str) -> str:
     return _value(text, "save_image_format")
 
 
+def may_use_apparmor(text: str) -> bool:
+    """Whether libvirt confines QEMU by AppArmor where the host has that: it does by itself."""
+    found = re.search(r"^\s*security_driver\s*=\s*(?P<value>\[[^\]]*\]|.*)", text, re.MULTILINE)
+    return not found or "apparmor" in found["value"]
+
+
 def _value(text: str, name: str) -> str:
     found = re.search(_SETTING.format(name=name), text, re.MULTILINE)
     return found["value"] if found else ""

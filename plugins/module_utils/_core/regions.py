@@ -25,6 +25,8 @@ PREFERRED_START = 4 * GIB
 # The kernel describes every 4 KiB page of an fsdax pool by 64 bytes, taken from the host's own RAM
 # (8 GB for 500 GiB were seen).
 PAGES_PER_PAGE_OF_STRUCTURES = 64
+# A DAX device's pages are of 2 MiB, and of the 8 pages that describe each the kernel keeps 2 (vmemmap_can_optimize).
+PAGES_PER_PAGE_OF_SOFT_STRUCTURES = 256
 # It writes those of one region on one CPU, those of several at the same time (nd_async_device_register); regions that
 # touch stay apart (e820_nomerge). Fewer than this in a piece are described in half a second, and the command line, on
 # which each piece is, has an end.
@@ -106,6 +108,14 @@ def nodes_with_ram(firmware: Sequence[Region]) -> tuple[int, ...]:
     return tuple(sorted({entry.node for entry in usable_ranges(firmware) if _room(entry) > 0}))
 
 
+def structures_bytes(pool: Sequence[Region]) -> int:
+    """What the kernel takes of the host's own RAM to describe a pool; of soft-reserved RAM when all of it is used."""
+    return sum(
+        region.size // (PAGES_PER_PAGE_OF_SOFT_STRUCTURES if region.kind == SOFT_KIND else PAGES_PER_PAGE_OF_STRUCTURES)
+        for region in pool
+    )
+
+
 def default_host_reserve(firmware: Sequence[Region]) -> int:
     """Bytes left to the host unless the operator says otherwise: 2 GiB, or 5 % of a large host."""
     return max(MINIMUM_HOST_RESERVE_BYTES, total_ram(firmware) * HOST_RESERVE_PERCENT // 100)
@@ -133,9 +143,10 @@ def choose(
         _check_size(wish)
         free = _without(usable_ranges(firmware), chosen)
         chosen.append(_explicit(firmware, wish, chosen) if wish.start is not None else _lowest(free, wish))
-    _check_reserve(firmware, chosen, host_reserve_bytes)
+    regions = soft_reserved(chosen) if soft else tuple(chosen)
+    _check_reserve(firmware, regions, host_reserve_bytes)
     if soft:
-        return soft_reserved(chosen)
+        return regions
     return tuple(piece for region in chosen for piece in pieces(region, MOST_PIECES // len(wishes)))
 
 
@@ -265,8 +276,7 @@ def _room(entry: Region) -> int:
 
 def _check_reserve(firmware: Sequence[Region], chosen: Sequence[Region], host_reserve_bytes: int | None) -> None:
     reserve = default_host_reserve(firmware) if host_reserve_bytes is None else host_reserve_bytes
-    total, pool = total_ram(firmware), sum(region.size for region in chosen)
-    structures = pool // PAGES_PER_PAGE_OF_STRUCTURES
+    total, pool, structures = total_ram(firmware), sum(region.size for region in chosen), structures_bytes(chosen)
     if total - pool - structures >= reserve:
         return
     share = PAGES_PER_PAGE_OF_STRUCTURES

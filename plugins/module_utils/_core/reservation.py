@@ -112,6 +112,19 @@ def check_kernel(running: str) -> None:
         raise Refused("this host runs in its crash kernel and does not see its own RAM", "reboot it first")
 
 
+def check_confined(wanted: Config, files: Files, root: Path = Path("/")) -> None:
+    """Raise Refused for a pool of devices on a host whose libvirt does not confine QEMU by AppArmor (see devdax)."""
+    if wanted.required_pool.kind != configuration.DEVDAX:
+        return
+    enabled = root / "sys/module/apparmor/parameters/enabled"
+    if not enabled.exists() or enabled.read_text().strip() != "Y" or not qemu_conf.may_use_apparmor(files.libvirt):
+        raise Refused(
+            "a pool of kind devdax needs AppArmor, which keeps each QEMU from the RAM of other VMs, and this host's "
+            "libvirt does not confine QEMU by it",
+            "switch AppArmor on and reboot, take security_driver out of qemu.conf, or use kind fsdax",
+        )
+
+
 def check(before: Files, after: Files, config: Config, wanted: Config, *, reboot: bool) -> None:
     """Raise Refused when this change, from ``config`` to ``wanted``, would take the pool or the journal from a VM.
 

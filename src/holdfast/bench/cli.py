@@ -28,27 +28,50 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--pool-kind", choices=(FSDAX, DEVDAX), default=FSDAX, help=f"how VM RAM is kept (default {FSDAX})"
     )
     bench.add_argument(
+        "--host-ram",
+        type=read_sizes,
+        default=(),
+        metavar="GIB,…",
+        help="instead of pauses, measure how long kernels of hosts with so much RAM take, with each kind of pool",
+    )
+    bench.add_argument("--pools", type=read_words, default=None, metavar="KIND,…", help="of these kinds only, or none")
+    bench.add_argument(
         "--strict", action="store_const", const=TARGET_MISSED, default=0, help="a missed target is a failure"
     )
     bench.set_defaults(func=_bench)
 
 
 def read_sizes(text: str) -> tuple[int, ...]:
-    """``512,1024`` as numbers of MiB. Raises BadInput."""
+    """``512,1024`` as numbers. Raises BadInput."""
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError as exc:
-        raise BadInput(f"{text!r} is not a list of sizes", "write MiB with commas between, like 512,4096") from exc
+        raise BadInput(f"{text!r} is not a list of sizes", "write numbers with commas between, like 512,4096") from exc
+
+
+def read_words(text: str) -> tuple[str, ...]:
+    """``none,devdax`` as words. Raises BadInput."""
+    from .ram import KINDS
+
+    words = tuple(text.split(","))
+    if not set(words) <= set(KINDS):
+        raise BadInput(f"{text!r} names no kinds of pool", f"they are {', '.join(KINDS)}")
+    return words
 
 
 def _bench(options: argparse.Namespace) -> int:
     try:
         from rich.console import Console
 
-        from . import rounds, summary
+        from . import ram, rounds, summary
         from .figures import targets
     except ModuleNotFoundError as exc:
         raise BadInput(f"the bench needs {exc.name}", "pip install 'holdfast[lab,bench]'") from exc
+    if options.host_ram:
+        found = ram.measure(options.output, options.host_ram, options.pools or ram.KINDS, options.rounds)
+        ram.show(found, Console())
+        print(f"{options.output}/ram.json")
+        return 0
     plan = rounds.Plan(options.output, options.sizes or rounds.SIZES_MIB, options.rounds, options.pool_kind)
     record = rounds.bench(plan)
     summary.show(record.measured, record.setting, Console())

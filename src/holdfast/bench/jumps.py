@@ -72,7 +72,7 @@ def measure(subject: Subject, rig: Rig, touched_mib: int, number: int) -> Measur
         held = observe(
             rig.listener(subject.value),
             lambda: on_host(rig.host, way.start(rig)),
-            lambda held: held.longest_gap_s > SILENCE_S and _jumped(rig.host, boot),
+            lambda held: held.longest_gap_s > SILENCE_S and has_jumped(rig.host, boot),
             rig.lost,
         )
         speed_after = rig.witness.speed()
@@ -96,7 +96,8 @@ def boot_id(host: Host) -> str:
     return on_host(host, "cat /proc/sys/kernel/random/boot_id", timeout_s=30).strip()
 
 
-def _jumped(host: Host, boot: str) -> bool:
+def has_jumped(host: Host, boot: str) -> bool:
+    """Whether another kernel than that of this boot answers."""
     with contextlib.suppress(CommandFailed):
         return boot_id(host) != boot
     return False
@@ -150,7 +151,7 @@ def noted_phases(text: str) -> tuple[tuple[Phase, ...], int]:
 
 
 def _start_live_update(rig: Rig) -> str:
-    return f"{PROGRAMS}/request-live-update {rig.guest.name} {rig.guest.uuid} everything\n"
+    return f"{PROGRAMS}/request-live-update everything {rig.guest.name} {rig.guest.uuid}\n"
 
 
 def _start_suspend(way: str) -> Callable[[Rig], str]:

@@ -23,7 +23,7 @@ def measure(rig: Rig, touched_mib: int, number: int) -> Measurement:
     with console_on_failure(rig.host):
         held = observe(
             rig.listener(Subject.ONLY_QEMU.value),
-            lambda: on_host(rig.host, f"{PROGRAMS}/request-live-update {rig.guest.name} {rig.guest.uuid} qemu\n"),
+            lambda: on_host(rig.host, f"{PROGRAMS}/request-live-update qemu {rig.guest.name} {rig.guest.uuid}\n"),
             lambda _held: True,
             rig.lost,
         )

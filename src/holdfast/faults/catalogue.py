@@ -307,7 +307,7 @@ BEFORE_THE_JUMP = (
         "QEMU of one VM killed during its save",
         "suspend",
         f"vm_paused {UUID[TICK]}",
-        f"kill -KILL $(pgrep -f guest={TICK},)",
+        f"kill -KILL $(pgrep -f '[g]uest={TICK},')",
         (Ending.ABORTED,),
         fates={TICK: Fate.STARTED_AFRESH},
         ram_survives=False,

@@ -28,6 +28,9 @@ OLDEST = (10, 0)
 # to user memory, which ends a translated block each time. With those for SHA, as every EPYC has them: 100 MB are hashed
 # when a kernel is loaded.
 EMULATED_CPU = "EPYC,+svm,+npt,-smap,-aes,-pclmulqdq,-xsave,-xsaveopt,-xgetbv1,-avx,-avx2,-f16c,-fma"
+# The model has 40 bits of address, of which what is above the last TiB's hole is not RAM.
+MOST_BY_40_BITS_MIB = 900 << 10
+WIDE_ADDRESSES = ",phys-bits=42"
 
 
 class Firmware(StrEnum):
@@ -108,7 +111,8 @@ def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int, nodes: int
     if accelerator_name == "kvm":
         engine = ["-accel", "kvm", "-cpu", "host"]
     else:
-        engine = ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", EMULATED_CPU]
+        wide = WIDE_ADDRESSES if ram_mib > MOST_BY_40_BITS_MIB else ""
+        engine = ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", EMULATED_CPU + wide]
     # No graphics, disk controllers or ports that nobody uses: a kernel under emulation takes seconds to drive them.
     board = ["-M", "q35,sata=off,smbus=off", "-nodefaults", "-vga", "none"]
     # A node's CPUs are named by their socket.
@@ -118,13 +122,18 @@ def machine_arguments(accelerator_name: str, ram_mib: int, cpus: int, nodes: int
 
 def _numa_arguments(ram_mib: int, cpus: int, nodes: int) -> list[str]:
     if nodes == 1:
-        return []
+        return ["-object", _memory("node0", ram_mib), "-machine", "memory-backend=node0"]
     share = max(ram_mib - BELOW_PCI_HOLE_MIB, ram_mib // 2) // nodes
     words = []
     for node, size in enumerate([ram_mib - share * (nodes - 1)] + [share] * (nodes - 1)):
-        words += ["-object", f"memory-backend-ram,id=node{node},size={size}M"]
+        words += ["-object", _memory(f"node{node}", size)]
         words += ["-numa", f"node,nodeid={node},memdev=node{node}"]
     return words + [word for cpu in range(cpus) for word in ("-numa", f"cpu,node-id={cpu % nodes},socket-id={cpu}")]
+
+
+def _memory(name: str, size_mib: int) -> str:
+    # A host may declare more than this machine has: what it never touches costs nothing.
+    return f"memory-backend-ram,id={name},size={size_mib}M,reserve=off"
 
 
 def uefi_arguments(code: Path, variables: Path) -> list[str]:

@@ -1,0 +1,138 @@
+# Copyright (c) 2026 holdfast contributors
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How long a kernel takes from its start to an attached pool, by how much RAM its host declares.
+
+The hosts are lab hosts. RAM that nobody touches costs the machine nothing, so they may declare far more than it has;
+what the kernel itself touches at its start, it has to have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import DEVDAX, FSDAX
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+
+from ..command import run, step
+from ..lab.hosts import Host, on_host
+from ..lab.up import Wish, down, up
+from ..upgrade import ansible_environment
+from . import jumps
+
+STOCK = "none"
+KINDS = (STOCK, DEVDAX, FSDAX)
+# Of each host's RAM. The rest is the host's, and its crash kernel's.
+POOL_SHARE = "75%"
+PREPARE_LIMIT_S = 1800.0
+JUMP_LIMIT_S = 600.0
+LOOK_S = 2.0
+LIVE_UPDATE = f"{jumps.PROGRAMS}/request-live-update everything"
+PLAIN_KEXEC = """\
+kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline
+sync
+systemd-run -q --no-block kexec -e
+"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a kernel. ``kind`` of the pool; ``init_s``: until its init began; ``attach_s`` of the pool."""
+
+    ram_gib: int
+    kind: str
+    number: int
+    init_s: float
+    attach_s: float
+
+    @property
+    def ready_s(self) -> float:
+        return self.init_s + self.attach_s
+
+
+def measure(folder: Path, sizes_gib: Sequence[int], kinds: Sequence[str], rounds: int) -> list[Start]:
+    """Start kernels on hosts of each size, with each kind of pool; writes ``ram.json``. Raises HoldfastError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[Start] = []
+    for size in sizes_gib:
+        with _host(folder, size) as host:
+            for kind in sorted(kinds, key=KINDS.index):
+                if kind != STOCK:
+                    with step(f"{size} GiB: {kind}: prepared"):
+                        _prepare(folder, kind)
+                    jumps.install(host)
+                jumps.settle(host)
+                for number in range(1, rounds + 1):
+                    with step(f"{size} GiB: {kind}: kernel started, {number} of {rounds}"):
+                        found.append(_start(host, size, kind, number))
+                    (folder / "ram.json").write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+    return found
+
+
+def show(found: Sequence[Start], console: Console) -> None:
+    """Print medians, and how they compare with the smallest host that has such a pool."""
+    table = Table(title="From the kernel's start to an attached pool, seconds, medians", box=SIMPLE_HEAD)
+    for name in ("pool", "host GiB", "init", "attach", "both", "÷ smallest"):
+        table.add_column(name, justify="right")
+    for kind, some in groupby(
+        sorted(found, key=lambda one: (KINDS.index(one.kind), one.ram_gib)), lambda one: one.kind
+    ):
+        smallest = 0.0
+        for size, same in groupby(some, lambda one: one.ram_gib):
+            starts = list(same)
+            init, attach, both = (
+                median(getattr(one, name) for one in starts) for name in ("init_s", "attach_s", "ready_s")
+            )
+            smallest = smallest or both
+            table.add_row(kind, str(size), f"{init:.2f}", f"{attach:.2f}", f"{both:.2f}", f"{both / smallest:.2f}")
+    console.print(table)
+
+
+@contextmanager
+def _host(folder: Path, size_gib: int) -> Iterator[Host]:
+    lab = (folder / "lab").absolute()
+    lab.mkdir(exist_ok=True)
+    down(lab)
+    try:
+        yield up(lab, Wish(ram_mib=size_gib << 10, nodes=1, guests=())).host("hv1")
+    finally:
+        down(lab)
+
+
+def _prepare(folder: Path, kind: str) -> None:
+    wanted = {"prepare_pool_size": POOL_SHARE, "prepare_pool_kind": kind, "prepare_reboot_ok": True}
+    inventory = str((folder / "lab/inventory/hosts.yml").absolute())
+    words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
+    run(words, env=ansible_environment(os.environ), log=folder / "prepare.log", timeout_s=PREPARE_LIMIT_S)
+
+
+def _start(host: Host, size_gib: int, kind: str, number: int) -> Start:
+    """Another kernel of the same release, by a live update without VMs; on a host without a pool by plain kexec."""
+    before, deadline = jumps.boot_id(host), time.monotonic() + JUMP_LIMIT_S
+    on_host(host, PLAIN_KEXEC if kind == STOCK else f"{LIVE_UPDATE}\n")
+    while not jumps.has_jumped(host, before):
+        if time.monotonic() > deadline:
+            raise HoldfastError(f"{host.name} did not start another kernel within {JUMP_LIMIT_S:.0f} s")
+        time.sleep(LOOK_S)
+    jumps.settle(host)
+    init_us = int(on_host(host, "systemctl show --value --property=UserspaceTimestampMonotonic"))
+    attach_s = 0.0
+    if kind != STOCK:
+        view = json.loads(on_host(host, "holdfast-agent status --json"))
+        phases = {phase["name"]: phase["seconds"] for phase in view["phases"]}
+        if view["state"] != "restored":
+            raise HoldfastError(f"the live update ended as {view['state']}: {view.get('reason', '')}")
+        attach_s = phases["attach"]
+    return Start(size_gib, kind, number, init_us / 1e6, attach_s)
