@@ -58,9 +58,10 @@ options:
         described before its VM starts, and then in less than 1/200 of its size, so that a host of any size is attached
         at once. The RAM of each VM is a multiple of 2 MiB, and is cleared when it starts. It needs a libvirt that
         confines QEMU by AppArmor, as Debian's does.
+      - V(auto) is the kind of the pool that is there; for a new one V(devdax) from 64 GiB on, where AppArmor is.
       - The kind changes at the next boot, while no VM has its RAM in the pool.
     type: str
-    choices: [fsdax, devdax]
+    choices: [auto, fsdax, devdax]
     default: fsdax
   host_reserve:
     description:
@@ -124,6 +125,11 @@ regions:
   elements: dict
   returned: success
   sample: [{start: 4294967296, size: 1610612736, node: 0, kind: System RAM}]
+kind:
+  description: The pool's kind. Empty when there is none.
+  type: str
+  returned: success
+  sample: fsdax
 argument:
   description: The kernel arguments, as they are on every command line. Empty when there is no pool.
   type: str
@@ -162,6 +168,7 @@ refused:
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Dict, List, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
@@ -195,7 +202,11 @@ ARGUMENTS: Dict[str, Any] = {
             "start": {"type": "str"},
         },
     },
-    "kind": {"type": "str", "choices": [configuration.FSDAX, configuration.DEVDAX], "default": configuration.FSDAX},
+    "kind": {
+        "type": "str",
+        "choices": [reservation.AUTO, configuration.FSDAX, configuration.DEVDAX],
+        "default": configuration.FSDAX,
+    },
     "host_reserve": {"type": "str"},
     "crash_kernel": {"type": "str", "default": "auto"},
     "metrics_dir": {"type": "str", "default": str(configuration.METRICS_DIR)},
@@ -263,9 +274,10 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     reservation.check_kernel(running)
     firmware, crash = collect.firmware_map(), CrashArea()
     if module.params["state"] == "present":
-        wish = read_wish(module.params, firmware)
+        wish, confined = read_wish(module.params, firmware), reservation.is_confined(before)
+        wish = replace(wish, kind=reservation.chosen_kind(wish, current, confined=confined))
         wanted = reservation.wanted_config(current, firmware, wish)
-        reservation.check_confined(wanted, before)
+        reservation.check_confined(wanted, confined=confined)
         crash = reservation.wanted_crash_area(before, wanted, firmware, wish)
         after = reservation.with_pool(before, wanted, crash)
     else:
@@ -281,6 +293,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
         "changed": before != after,
         "diff": differences(before, after),
         "regions": [plain(region) for region in wanted.pool.regions] if wanted.pool else [],
+        "kind": wanted.pool.kind if wanted.pool else "",
         "argument": " ".join(arguments_of(after.boot)),
         "crash_kernel": size_text(crash.size_bytes) if crash.size_bytes else "",
         "crash_kernel_reason": crash.reason,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -577,6 +578,13 @@ class TestDomainRam:
             ("db1", True, False),
         ]
 
+    @pytest.mark.parametrize(("unit", "refused"), [(1, False), (2 << 20, True)])
+    def test_ram_that_the_pool_cannot_give_is_refused(self, unit: int, *, refused: bool) -> None:
+        host = Hypervisor(db1="")
+        host.definitions["db1"] = host.definitions["db1"].replace(">64<", ">65<")
+        found = domain_ram.plan(host, (running("db1"),), ["all"], Backing.POOL, unit)  # type: ignore[arg-type]
+        assert ("no multiple of 2 MiB" in found[0].refusal, found[0].changed) == (refused, not refused)
+
     def test_an_unknown_name_is_named_with_those_that_exist(self) -> None:
         with pytest.raises(BadInput, match=r"no VM called dbl.*VMs here: db1"):
             self.plan(Hypervisor(db1=""), ["dbl"], Backing.POOL, running("db1"))
@@ -641,8 +649,27 @@ def test_a_pool_of_devices_needs_apparmor(tmp_path: Path, enabled: str | None, l
     for kind in ("fsdax", "devdax"):
         wanted = config.Config(config.PoolConfig(kind, Path("/p"), ()))
         expected = pytest.raises(Refused, match="needs AppArmor") if refused and kind == "devdax" else None
+        confined = reservation.is_confined(reservation.Files("", "", libvirt), tmp_path)
         with expected or contextlib.nullcontext():
-            reservation.check_confined(wanted, reservation.Files("", "", libvirt), tmp_path)
+            reservation.check_confined(wanted, confined=confined)
+
+
+@pytest.mark.parametrize(
+    ("present", "gib", "confined", "kind"),
+    [
+        ("", 63, True, "fsdax"),
+        ("", 64, True, "devdax"),
+        ("", 64, False, "fsdax"),
+        ("fsdax", 512, True, "fsdax"),
+        ("devdax", 1, True, "devdax"),
+    ],
+)
+def test_a_kind_is_chosen_once_and_kept(present: str, gib: int, kind: str, *, confined: bool) -> None:
+    here = config.Config(config.PoolConfig(present, Path("/p"), ()) if present else None)
+    wish = reservation.Wish((PoolWish(gib * GIB // 2), PoolWish(gib * GIB // 2, node=1)), kind="auto")
+    assert reservation.chosen_kind(wish, here, confined=confined) == kind
+    for named in ("fsdax", "devdax"):
+        assert reservation.chosen_kind(replace(wish, kind=named), here, confined=confined) == named
 
 
 @pytest.mark.parametrize("vms", [True, False])

@@ -14,6 +14,7 @@ from . import domain
 from .errors import BadInput
 from .facts import VmFacts
 from .hypervisor import Hypervisor
+from .regions import size_text
 
 ALL = "all"
 
@@ -51,11 +52,16 @@ class Conversion:
         return {"before_header": header, "before": before, "after_header": header, "after": after}
 
 
-def plan(hypervisor: Hypervisor, vms: Sequence[VmFacts], names: Sequence[str], backing: Backing) -> List[Conversion]:
-    """What to do for the VMs called ``names`` (``all``: every stored one). Raises BadInput for a name nobody has."""
+def plan(
+    hypervisor: Hypervisor, vms: Sequence[VmFacts], names: Sequence[str], backing: Backing, unit_bytes: int = 1
+) -> List[Conversion]:
+    """What to do for the VMs called ``names`` (``all``: every stored one). Raises BadInput for a name nobody has.
+
+    The pool gives RAM in whole units of ``unit_bytes`` only.
+    """
     require_known(vms, names)
     chosen = [vm for vm in vms if vm.name in names or (ALL in names and vm.persistent)]
-    return [_conversion(hypervisor, vm, backing) for vm in chosen]
+    return [_conversion(hypervisor, vm, backing, unit_bytes) for vm in chosen]
 
 
 def put(hypervisor: Hypervisor, conversions: Iterable[Conversion]) -> None:
@@ -65,7 +71,7 @@ def put(hypervisor: Hypervisor, conversions: Iterable[Conversion]) -> None:
             hypervisor.define(conversion.after)
 
 
-def _conversion(hypervisor: Hypervisor, vm: VmFacts, backing: Backing) -> Conversion:
+def _conversion(hypervisor: Hypervisor, vm: VmFacts, backing: Backing, unit_bytes: int) -> Conversion:
     if not vm.persistent:
         reason = f"VM {vm.name} is transient: it has no stored definition -- define it first (virsh define)"
         return Conversion(vm.name, "", "", restart_needed=False, refusal=reason)
@@ -75,6 +81,10 @@ def _conversion(hypervisor: Hypervisor, vm: VmFacts, backing: Backing) -> Conver
         after, _ = change(before)
     except BadInput as error:
         return Conversion(vm.name, before, before, restart_needed=False, refusal=str(error))
+    sizes = [file.size_bytes for file in domain.vm_facts(after, definition=after).ram_files]
+    if backing is Backing.POOL and any(size % unit_bytes for size in sizes):
+        refusal = f"the RAM of VM {vm.name} is no multiple of {size_text(unit_bytes)}, as this host's pool needs it"
+        return Conversion(vm.name, before, before, restart_needed=False, refusal=f"{refusal} -- change its <memory>")
     return Conversion(vm.name, before, after, restart_needed=_restart_needed(vm, after))
 
 

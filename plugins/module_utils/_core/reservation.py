@@ -24,6 +24,10 @@ from .printable import argument
 from .regions import PoolWish
 from .resources import Region
 
+AUTO = "auto"
+# From here on describing all of an fsdax pool takes the host more than 1 GiB.
+DEVDAX_FROM_BYTES = 64 * regions.GIB
+
 
 @dataclass(frozen=True)
 class Files:
@@ -36,7 +40,10 @@ class Files:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the operator asks for: RAM per NUMA node, and how much of it the host must keep for itself (bytes)."""
+    """What the operator asks for: RAM per NUMA node, and how much of it the host must keep for itself (bytes).
+
+    ``kind`` of the pool, or ``auto``.
+    """
 
     regions: Tuple[PoolWish, ...]
     kind: str = configuration.FSDAX
@@ -56,6 +63,16 @@ def read_files() -> Files:
         ) from error
     agent = configuration.CONFIG
     return Files(agent.read_text(encoding="utf-8") if agent.exists() else "", grub.installed_text(), libvirt)
+
+
+def chosen_kind(wish: Wish, current: Config, *, confined: bool) -> str:
+    """The kind that the operator names; else that of the pool that is there; else the one for a pool of this size."""
+    if wish.kind != AUTO:
+        return wish.kind
+    if current.pool:
+        return current.pool.kind
+    large = sum(one.size_bytes for one in wish.regions) >= DEVDAX_FROM_BYTES
+    return configuration.DEVDAX if large and confined else configuration.FSDAX
 
 
 def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Config:
@@ -112,12 +129,15 @@ def check_kernel(running: str) -> None:
         raise Refused("this host runs in its crash kernel and does not see its own RAM", "reboot it first")
 
 
-def check_confined(wanted: Config, files: Files, root: Path = Path("/")) -> None:
-    """Raise Refused for a pool of devices on a host whose libvirt does not confine QEMU by AppArmor (see devdax)."""
-    if wanted.required_pool.kind != configuration.DEVDAX:
-        return
+def is_confined(files: Files, root: Path = Path("/")) -> bool:
+    """Whether this host's libvirt confines QEMU by AppArmor."""
     enabled = root / "sys/module/apparmor/parameters/enabled"
-    if not enabled.exists() or enabled.read_text().strip() != "Y" or not qemu_conf.may_use_apparmor(files.libvirt):
+    return enabled.exists() and enabled.read_text().strip() == "Y" and qemu_conf.may_use_apparmor(files.libvirt)
+
+
+def check_confined(wanted: Config, *, confined: bool) -> None:
+    """Raise Refused for a pool of devices on a host whose libvirt does not confine QEMU by AppArmor (see devdax)."""
+    if wanted.required_pool.kind == configuration.DEVDAX and not confined:
         raise Refused(
             "a pool of kind devdax needs AppArmor, which keeps each QEMU from the RAM of other VMs, and this host's "
             "libvirt does not confine QEMU by it",
