@@ -307,12 +307,27 @@ class TestJump:
             attached.pool.ram_of(UUID)
 
 
-def test_what_has_a_device_open_is_seen(tmp_path: Path) -> None:
-    (tmp_path / "proc/7/fd").mkdir(parents=True)
-    (tmp_path / "proc/7/fd/3").symlink_to("/dev/null")
-    (tmp_path / "proc/7/fd/4").symlink_to("/nothing")
-    (tmp_path / "proc/7/fd/5").symlink_to("/etc/passwd")
+def test_what_has_a_device_open_is_seen_and_nothing_else_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handles = tmp_path / "proc/7/fd"
+    handles.mkdir(parents=True)
+    (tmp_path / "dax").mkdir()
+    (tmp_path / "dax/pc.ram").symlink_to("/dev/null")
+    (handles / "3").symlink_to(tmp_path / "dax/pc.ram")
+    (handles / "4").symlink_to("/dev/dax0.1")
+    (handles / "5").symlink_to("/srv/nfs/file")
+    (handles / "6").symlink_to("socket:[1]")
+    looked_at: list[str] = []
+    plain = Path.stat
+
+    def stat(path: Path, **more: bool) -> os.stat_result:
+        looked_at.append(path.name)
+        return plain(path, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
     assert devdax.open_numbers(tmp_path) == {os.makedev(1, 3)}
+    assert not {"5", "6"} & set(looked_at)
 
 
 def test_ram_is_cleared_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
