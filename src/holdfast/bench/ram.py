@@ -34,8 +34,9 @@ from . import jumps
 
 STOCK = "none"
 KINDS = (STOCK, DEVDAX, FSDAX)
-# Of each host's RAM. The rest is the host's, and its crash kernel's.
-POOL_SHARE = "75%"
+# Of each host's RAM. The rest is the host's, and its crash kernel's, of which small hosts need a larger share.
+POOL_SHARE, SMALL_POOL_SHARE = "90%", "75%"
+SMALL_GIB = 64
 PREPARE_LIMIT_S = 1800.0
 JUMP_LIMIT_S = 600.0
 LOOK_S = 2.0
@@ -71,7 +72,7 @@ def measure(folder: Path, sizes_gib: Sequence[int], kinds: Sequence[str], rounds
             for kind in sorted(kinds, key=KINDS.index):
                 if kind != STOCK:
                     with step(f"{size} GiB: {kind}: prepared"):
-                        _prepare(folder, kind)
+                        _prepare(folder, SMALL_POOL_SHARE if size < SMALL_GIB else POOL_SHARE, kind)
                     jumps.install(host)
                 jumps.settle(host)
                 for number in range(1, rounds + 1):
@@ -111,8 +112,8 @@ def _host(folder: Path, size_gib: int) -> Iterator[Host]:
         down(lab)
 
 
-def _prepare(folder: Path, kind: str) -> None:
-    wanted = {"prepare_pool_size": POOL_SHARE, "prepare_pool_kind": kind, "prepare_reboot_ok": True}
+def _prepare(folder: Path, share: str, kind: str) -> None:
+    wanted = {"prepare_pool_size": share, "prepare_pool_kind": kind, "prepare_reboot_ok": True}
     inventory = str((folder / "lab/inventory/hosts.yml").absolute())
     words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
     run(words, env=ansible_environment(os.environ), log=folder / "prepare.log", timeout_s=PREPARE_LIMIT_S)
