@@ -35,7 +35,7 @@ from . import jumps
 STOCK = "none"
 KINDS = (STOCK, DEVDAX, FSDAX)
 # Of each host's RAM. The rest is the host's, and its crash kernel's, of which small hosts need a larger share.
-POOL_SHARE, SMALL_POOL_SHARE = "90%", "75%"
+POOL_SHARE, SMALL_POOL_SHARE = "90%", "60%"
 SMALL_GIB = 64
 PREPARE_LIMIT_S = 1800.0
 JUMP_LIMIT_S = 600.0
