@@ -13,7 +13,7 @@ import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, facts, installation, srat
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, VmError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import EVERYTHING, ONLY_QEMU
 
@@ -140,6 +140,18 @@ class TestPool:
         found = collect.pool_facts(Config(pool), "", tmp_path)
         assert (found.mounted, found.dax) == (True, dax)
         assert found.size_bytes > 0
+        assert found.state_bytes == found.free_bytes
+
+    def test_a_pool_that_cannot_say_what_is_free_has_nothing_to_give(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def damaged(_config: Config) -> None:
+            raise HoldfastError("it does not say which RAM is kept")
+
+        monkeypatch.setattr(collect, "open_pool", damaged)
+        write(tmp_path, "proc/self/mountinfo", f"9 2 259:0 / {tmp_path} rw - ext4 /dev/pmem0 rw,dax=always\n")
+        found = collect.pool_facts(Config(PoolConfig("fsdax", tmp_path, POOL.regions)), "", tmp_path)
+        assert (found.mounted, found.free_bytes, found.state_bytes) == (True, 0, 0)
 
 
 class TestKernel:

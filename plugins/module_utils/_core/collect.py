@@ -230,7 +230,10 @@ def pool_facts(config: Config, running: str, root: Path = ROOT) -> PoolFacts:
     )
     if options is None:
         return facts
-    return replace(facts, **vars(open_pool(config).room()))
+    try:
+        return replace(facts, **vars(open_pool(config).room()))
+    except HoldfastError:  # a record of kept RAM is damaged: nothing is given away then, and the rest is still told
+        return facts
 
 
 def qemu_facts(binary: str = QEMU) -> QemuFacts:
