@@ -45,6 +45,9 @@ MOUNT_OPTIONS = f"pagesize={ALIGN_BYTES >> 20}M,mode=0711,nosuid,noexec"
 # In one region; and regions that are none of the pool's.
 MOST_DEVICES = 128
 OTHER_REGIONS = 3
+UNREADABLE = (
+    "no VM is restored from it, and none gets RAM while it is there: give up the VM of this uuid (holdfast-agent)"
+)
 # Cleared by several threads at once: RAM is faster than one CPU.
 CLEARING_BYTES = 64 << 20
 CLEARING_THREADS = 8
@@ -301,9 +304,9 @@ def _read_ranges(path: Path) -> Ranges:
     try:
         ranges = tuple((int(start), int(size)) for start, size in json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as exc:
-        raise HoldfastError(f"{path} does not say which RAM is kept: {exc}", "nothing is restored from it") from exc
+        raise HoldfastError(f"{path} does not say which RAM is kept: {exc}", UNREADABLE) from exc
     if not ranges:
-        raise HoldfastError(f"{path} names no RAM", "nothing is restored from it")
+        raise HoldfastError(f"{path} names no RAM", UNREADABLE)
     return ranges
 
 
