@@ -40,8 +40,8 @@ SMALL_GIB = 64
 PREPARE_LIMIT_S = 1800.0
 JUMP_LIMIT_S = 600.0
 LOOK_S = 2.0
-# When the kernel runs the first program of its initrd, by its own clock, which begins with it. (The journal has the time
-# at which it heard of that.)
+# When the kernel runs the first program of its initrd, by its own clock, which begins with it. (The journal has when
+# it heard of that.)
 KERNEL_READY = "dmesg | sed -n 's/^\\[ *\\([0-9.]*\\)\\] Run .* as init process$/\\1/p'"
 LIVE_UPDATE = f"{jumps.PROGRAMS}/request-live-update everything"
 PLAIN_KEXEC = """\
