@@ -218,10 +218,11 @@ class DevdaxPool:
         found = self._found(ranges)
         if found:
             return found
-        first = ranges[0][0]
-        region = next((one for one in self._soft if one.start <= first < one.end), None)
+        region = self._region_of(ranges)
         if region is None:
-            raise HoldfastError(f"kept RAM at {first:#x} is in no region of the pool", "nothing is restored from it")
+            raise HoldfastError(
+                f"kept RAM at {ranges[0][0]:#x} is in no region of the pool", "nothing is restored from it"
+            )
         return self._bus.make(region, ranges)
 
     def _found(self, ranges: Ranges) -> Device | None:
@@ -242,7 +243,7 @@ class DevdaxPool:
         used = {device.name for device in self._used()}
         kept = set(self._all_kept())
         for device in self._bus.devices():
-            if device.name not in used and not kept & set(device.ranges) and self._is_ours(device):
+            if device.name not in used and not kept & set(device.ranges) and self._region_of(device.ranges):
                 self._bus.remove(device.name)
 
     def _used(self) -> List[Device]:
@@ -253,9 +254,9 @@ class DevdaxPool:
         numbers = nodes | (open_numbers(self.root) if idle else set())
         return [device for device in devices if device.number in numbers]
 
-    def _is_ours(self, device: Device) -> bool:
-        start = device.ranges[0][0]
-        return any(region.start <= start < region.end for region in self._soft)
+    def _region_of(self, ranges: Ranges) -> Region | None:
+        """The region of the pool that a device of these ranges is of; None for one of somebody else's."""
+        return next((region for region in self._soft if region.start <= ranges[0][0] < region.end), None)
 
     # --- what is kept ----------------------------------------------------------------------------------------------
 
