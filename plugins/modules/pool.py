@@ -75,6 +75,11 @@ options:
         already. V(none) leaves it out. A size like C(1G) that is too small, or does not fit, is refused.
     type: str
     default: auto
+  max_vms:
+    description:
+      - How many VMs the host may have at a time. Each adds to what the crash kernel needs, and to what is kept for
+        device states in a pool of kind V(devdax). When left out, one for each 4 GiB of the pool.
+    type: int
   metrics_dir:
     description:
       - Directory of node_exporter's textfile collector, for the agent's configuration. The agent puts C(holdfast.prom)
@@ -209,6 +214,7 @@ ARGUMENTS: Dict[str, Any] = {
     },
     "host_reserve": {"type": "str"},
     "crash_kernel": {"type": "str", "default": "auto"},
+    "max_vms": {"type": "int"},
     "metrics_dir": {"type": "str", "default": str(configuration.METRICS_DIR)},
 }
 
@@ -223,7 +229,16 @@ def read_wish(params: Dict[str, Any], firmware: Sequence[Region]) -> Wish:
     reserve = params["host_reserve"]
     reserve_bytes = parse_size(reserve, total_bytes=total_ram(firmware)) if reserve else None
     metrics_dir = configuration.directory_or_none(params["metrics_dir"])
-    return Wish(wishes, params["kind"], reserve_bytes, params["crash_kernel"], metrics_dir)
+    return Wish(
+        wishes, params["kind"], reserve_bytes, params["crash_kernel"], metrics_dir, read_count(params["max_vms"])
+    )
+
+
+def read_count(number: int | None) -> int | None:
+    """How many VMs, or None. Raises BadInput."""
+    if number is not None and number < 1:
+        raise BadInput(f"max_vms is {number}", "say how many VMs this host may have, or leave it out")
+    return number
 
 
 def read_nodes(text: str, firmware: Sequence[Region]) -> Sequence[int]:

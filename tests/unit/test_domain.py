@@ -252,6 +252,14 @@ def test_everyday_devices_are_safe() -> None:
     assert (facts.unsafe_devices, facts.watched_devices, facts.hostdevs, facts.filesystems) == ((), (), (), ())
 
 
+def test_video_memory_is_counted() -> None:
+    cards = (
+        "<video><model type='qxl' ram='65536' vram='65536' vgamem='16384' heads='1'/></video>"
+        "<video><model type='vga' vram='16384'/></video><video><model type='virtio' heads='1'/></video>"
+    )
+    assert domain.vm_facts(vm(devices=cards)).video_bytes == 144 << 20
+
+
 def test_hyper_v_passthrough_is_unsafe() -> None:
     (found,) = domain.vm_facts(vm(top="<features><hyperv mode='passthrough'/></features>")).unsafe_devices
     assert "Hyper-V" in found

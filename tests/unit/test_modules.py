@@ -106,15 +106,15 @@ def host(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 ONE = {"regions": [{"size": "1G"}]}
 TWO = {"regions": [{"size": "2G"}]}
 # What a kernel was started with that keeps that.
-KEPT = "ro memmap=0x40000000!0x100000000 nokaslr crashkernel=640M"
+KEPT = "ro memmap=0x40000000!0x100000000 nokaslr crashkernel=704M"
 
 
 class TestPool:
     def test_it_is_reserved_once(self, host: Host) -> None:
         first = run(pool, **ONE)
         assert first["changed"]
-        assert first["argument"] == "memmap=0x40000000!0x100000000 nokaslr crashkernel=640M"
-        assert (first["crash_kernel"], first["crash_kernel_reason"]) == ("640 MiB", "")
+        assert first["argument"] == "memmap=0x40000000!0x100000000 nokaslr crashkernel=704M"
+        assert (first["crash_kernel"], first["crash_kernel_reason"]) == ("704 MiB", "")
         assert first["reboot_required"]
         assert host.commands == ["update-grub"]
         second = run(pool, **ONE)
@@ -135,7 +135,7 @@ class TestPool:
         run(pool, **ONE)
         host.cmdline = "ro memmap=0x40000000!0x100000000 nokaslr"
         assert run(pool, **ONE)["reboot_required"], "the crash kernel has no RAM yet"
-        host.cmdline += " crashkernel=640M"
+        host.cmdline += " crashkernel=704M"
         assert not run(pool, **ONE)["reboot_required"]
         without = run(pool, **ONE, crash_kernel="none")
         assert (without["changed"], without["reboot_required"]) == (True, False)
@@ -144,14 +144,18 @@ class TestPool:
     def test_a_crash_kernel_that_does_not_fit_is_left_out_with_the_reason(self, host: Host) -> None:
         tight = run(pool, regions=[{"size": "8G"}], host_reserve="2600M")
         assert tight["argument"] == "memmap=0x200000000!0x100000000 nokaslr"
-        assert "960 MiB for it would leave the host 1983 MiB, less than 2600 MiB" in tight["crash_kernel_reason"]
+        assert "896 MiB for it would leave the host 2047 MiB, less than 2600 MiB" in tight["crash_kernel_reason"]
         assert run(pool, regions=[{"size": "8G"}], host_reserve="2600M", crash_kernel="1G")["refused"]
         assert "too small" in run(pool, **ONE, crash_kernel="64M")["msg"]
 
     def test_a_crash_kernel_grows_with_the_initrd_and_does_not_shrink(self, host: Host) -> None:
-        for initrd_mib, argument in ((20, "crashkernel=640M"), (100, "crashkernel=896M"), (20, "crashkernel=896M")):
+        for initrd_mib, argument in ((20, "crashkernel=704M"), (100, "crashkernel=960M"), (20, "crashkernel=960M")):
             host.initrd_mib = initrd_mib
             assert run(pool, **ONE)["argument"].split()[-1] == argument
+
+    def test_it_is_made_for_as_many_vms_as_the_operator_says(self, host: Host) -> None:
+        assert run(pool, **ONE, max_vms=16)["crash_kernel"] == "1664 MiB"
+        assert "max_vms is 0" in run(pool, **ONE, max_vms=0)["msg"]
 
     def test_somebody_elses_crash_kernel_stays_alone(self, host: Host) -> None:
         (host.folder / "grub.d").mkdir()
@@ -222,7 +226,7 @@ class TestPool:
 
     def test_a_reboot_that_is_due_waits_for_a_vm_that_is_kept(self, host: Host) -> None:
         run(pool, **ONE)
-        host.cmdline = KEPT.replace("640M", "512M")
+        host.cmdline = KEPT.replace("704M", "512M")
         assert run(pool, **ONE)["reboot_required"]
         host.begin("suspending", "vm_saved", "failed")
         refused = run(pool, **ONE)
@@ -625,6 +629,9 @@ def test_a_pool_of_another_kind_is_chosen_anew_and_read_as_it_was_written(tmp_pa
     (tmp_path / "agent.json").write_text(config.text_of(wanted))
     assert config.load(tmp_path / "agent.json") == wanted
     assert reservation.wanted_config(wanted, FIRMWARE, wish) == wanted
+    for_many = reservation.wanted_config(wanted, FIRMWARE, replace(wish, vms=16))
+    assert for_many.required_pool.regions[-1].size == 384 << 20
+    assert reservation.wanted_config(for_many, FIRMWARE, wish) == for_many, "a vault that is large enough stays"
     files = reservation.with_pool(reservation.Files("", "", ""), wanted, CrashArea())
     assert "dax_hmem.region_idle=1" in files.boot
     assert f'memory_backing_dir = "{wanted.pool.mount_point}/dax"' in files.libvirt

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import preflight
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import Refused
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
+    CpuFacts,
     Disk,
     HostFacts,
     KernelFacts,
@@ -49,6 +50,8 @@ HOST = HostFacts(
     image_signed=True,
     firmware_map=(Region(0x100000, 2 * GIB), Region(4 * GIB, 4 * GIB)),
     mem_available_bytes=2 * GIB,
+    crash_area_bytes=GIB,
+    initrd_bytes=16 * MIB,
     pool=POOL,
     memory_backing_dir="/var/lib/holdfast/pool",
     state_dir_free_bytes=10 * GIB,
@@ -348,6 +351,32 @@ def test_a_pool_too_small_for_those_that_come_is_worth_knowing() -> None:
     assert warnings(preflight.judge(HOST, [vm], TARGET, decisions=[STORED])) == {"pool-small"}
     roomy = replace(HOST, pool=replace(POOL, free_bytes=3 * GIB, state_bytes=3 * GIB))
     assert preflight.judge(roomy, [vm], TARGET, decisions=[STORED]) == Verdict()
+
+
+def test_a_host_without_a_way_back_is_told_so() -> None:
+    bare = replace(HOST, crash_area_bytes=0)
+    assert warnings(preflight.judge(bare, [VM], TARGET)) == {"crash-kernel-none"}
+    assert preflight.judge_renewal(bare, [VM]) == Verdict(), "no kernel is started"
+    crashed = replace(bare, cmdline=f"elfcorehdr=0x7c000000 {LINE}")
+    assert preflight.judge(crashed, [VM], TARGET) == Verdict(), "the next kernel has one again"
+
+
+def test_a_crash_kernel_must_hold_the_qemus_of_all_vms() -> None:
+    vms = [replace(VM, name=f"db-{number}", uuid=str(number), qemu_bytes=40 * MIB) for number in range(8)]
+    host = replace(HOST, crash_area_bytes=960 * MIB, cpu=CpuFacts(count=2))
+    assert preflight.judge(host, vms, TARGET) == Verdict()
+    unknown = [replace(vm, qemu_bytes=None) for vm in vms]
+    (found,) = preflight.judge(host, unknown, TARGET).warnings
+    assert found.code == "crash-kernel-small"
+    assert "8 VMs may need 1152 MiB" in found.message
+    assert "prepare_max_vms: 8" in found.remedy
+
+
+def test_video_memory_takes_room_in_the_pool() -> None:
+    pool = replace(POOL, state_bytes=64 * MIB)
+    assert preflight.judge(replace(HOST, pool=pool), [replace(VM, video_bytes=56 * MIB)], TARGET) == Verdict()
+    verdict = preflight.judge(replace(HOST, pool=pool), [replace(VM, video_bytes=57 * MIB)], TARGET)
+    assert codes(verdict) == {"pool-full"}
 
 
 LIMITED = Decision("db-1", "aaaa-1", Treatment.IN_PLACE, 50, "by rule 1", max_pause_s=30.0)

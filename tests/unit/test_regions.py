@@ -222,9 +222,10 @@ class TestSoftReserved:
             (plain[0].end - 128 * MIB, 128 * MIB, 0, RAM_KIND),
         ]
 
-    def test_the_vault_grows_with_the_pool_and_has_an_end(self) -> None:
-        sizes = {gib: soft_reserved((Region(4 * GIB, gib * GIB),))[-1].size for gib in (1, 16, 512)}
-        assert sizes == {1: 128 * MIB, 16: 256 * MIB, 512: 4 * GIB}
+    def test_the_vault_grows_with_the_number_of_vms(self) -> None:
+        sizes = {gib: soft_reserved((Region(4 * GIB, gib * GIB),))[-1].size for gib in (1, 32, 512)}
+        assert sizes == {1: 128 * MIB, 32: 192 * MIB, 512: 3 * GIB}
+        assert soft_reserved((Region(4 * GIB, 512 * GIB),), vms=20)[-1].size == 480 * MIB
 
     def test_a_large_region_is_one_piece(self) -> None:
         assert len(soft_reserved((Region(4 * GIB, 512 * GIB),))) == 2
@@ -238,4 +239,4 @@ class TestSoftReserved:
             regions.structures_bytes(choose(TWO_NODES, (PoolWish(32 * GIB),), soft=soft)) for soft in (0, 1)
         )
         assert files == 32 * GIB // 64
-        assert devices == (32 * GIB - 512 * MIB) // 256 + 512 * MIB // 64
+        assert devices == (32 * GIB - 192 * MIB) // 256 + 192 * MIB // 64

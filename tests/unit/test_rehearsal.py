@@ -240,7 +240,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(rehearsal, "FILE_SYSTEM_BYTES", 8)
     monkeypatch.setattr(rehearsal.kexec, "image_of", lambda _release: (tmp_path / "vmlinuz", tmp_path / "initrd.img"))
     monkeypatch.setattr(rehearsal.collect, "root_modules", lambda _root: ("ext4", "virtio_blk"))
-    monkeypatch.setattr(rehearsal.collect, "mem_available", lambda: 4096 * MIB)
+    monkeypatch.setattr(rehearsal.kexec, "mem_available", lambda: 4096 * MIB)
     return found
 
 
@@ -299,7 +299,7 @@ def test_a_console_of_an_earlier_rehearsal_proves_nothing(host: Host) -> None:
         (lambda host, _: next(host.folder.rglob("kvm.ko.xz")).write_bytes(b""), "kvm.ko.xz"),
         (lambda host, _: (host.folder / f"lib/modules/{RELEASE}/modules.dep").write_text(""), "no module nd_e820"),
         (
-            lambda _, patch: patch.setattr(rehearsal.collect, "mem_available", lambda: 512 * MIB),
+            lambda _, patch: patch.setattr(rehearsal.kexec, "mem_available", lambda: 512 * MIB),
             "512 MiB of host RAM are available",
         ),
     ],

@@ -239,6 +239,21 @@ def test_only_a_crash_kernel_frees_a_vm_of_what_it_lacks(
     assert [("numatune" in text) for text in journal.view["warnings"]] == ([] if bound else [True])
 
 
+@pytest.mark.parametrize(
+    ("line", "mib", "kept"), [("ro", 10, False), ("elfcorehdr=0x54000000 ro", 100, True), ("elfcorehdr=1", 200, False)]
+)
+def test_a_crash_kernel_without_room_for_another_qemu_keeps_the_vm(
+    pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch, line: str, mib: int, kept: bool
+) -> None:
+    """Else it would kill one for want of RAM."""
+    monkeypatch.setattr(restore.kexec, "running_cmdline", lambda: line)
+    monkeypatch.setattr(restore.kexec, "mem_available", lambda: mib << 20)
+    domain, pool.placed = FakeDomain(), False
+    with pytest.raises(VmError, match="no RAM left for its QEMU" if kept else "has not got the RAM"):
+        restore.restore(FakeHypervisor(domain), pool, journal, UUID, 10)  # type: ignore[arg-type]
+    assert (domain.calls, (pool.root / "state").exists()) == ([] if kept else ["destroy"], True)
+
+
 def test_a_state_that_qemu_refuses_is_kept(pool: Any, journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object) -> None:
         raise VmError("QEMU refuses its state")

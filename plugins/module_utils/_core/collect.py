@@ -106,7 +106,9 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         lockdown=lockdown(root),
         secure_boot=secure_boot(root),
         firmware_map=firmware_map(root),
-        mem_available_bytes=mem_available(root),
+        mem_available_bytes=kexec.mem_available(root),
+        crash_area_bytes=kexec.crash_area_bytes(),
+        initrd_bytes=kexec.initrd_bytes(kexec.running_release()),
         cpu=replace(cpu_facts(_text(root / "proc/cpuinfo")), models=libvirt.cpu_models),
         shared_mounts=shared_mounts(_text(root / "proc/self/mountinfo")),
         pool=pool_facts(config, running, root),
@@ -400,7 +402,7 @@ def _vm(one: Domain, config: Config) -> VmFacts:
         migration_blockers=_migration_blockers(one),
     )
     if facts.domain_id >= 0:
-        facts = replace(facts, disks=_sized(one, facts.disks), **_of_its_qemu(one))
+        facts = replace(facts, disks=_sized(one, facts.disks), qemu_bytes=qemu_bytes(one.name), **_of_its_qemu(one))
     blocked = one.block_jobs(tuple(disk.target for disk in facts.disks if disk.source)) if not facts.job else ()
     return replace(facts, job=f"block job on {', '.join(blocked)}") if blocked else facts
 
@@ -434,6 +436,14 @@ def _of_its_qemu(one: Domain) -> Dict[str, Any]:
         return {"qemu_version": monitor.qemu_version(one), "oversized_queues": monitor.oversized_queues(one)}
     except VmError:
         return {}
+
+
+def qemu_bytes(name: str, root: Path = ROOT) -> Optional[int]:
+    """Memory of a VM's QEMU that is in no file, so that it has to be found again wherever the VM is restored."""
+    pid = _text(root / f"run/libvirt/qemu/{name}.pid")
+    status = _text(root / f"proc/{pid}/status") if pid.isdecimal() else ""
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) << 10 if found else None
 
 
 # --- small readings ------------------------------------------------------------------------------------------------
@@ -487,12 +497,6 @@ def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tup
     """The command line knows no NUMA nodes; the agent's configuration does."""
     nodes: Dict[int, int] = {region.start: region.node for region in configured}
     return tuple(replace(region, node=nodes.get(region.start, 0)) for region in reserved)
-
-
-def mem_available(root: Path = ROOT) -> int:
-    """Bytes of the host's own RAM that are free, or can be freed."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
 
 
 def _existing(path: Path) -> Path:

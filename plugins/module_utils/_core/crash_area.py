@@ -4,7 +4,7 @@
 """How much RAM is kept for the crash kernel (``crashkernel=``): enough for the old kernel to bring all VMs back in it.
 
 Their RAM is in the pool. What has to fit is the kernel, its initrd, libvirt, the agent, and what the VMs' QEMU
-processes need besides guest RAM.
+processes need besides guest RAM, so it grows with how many there are, and not with how large they are.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from .errors import BadInput
 from .regions import (
     MIB,
     default_host_reserve,
+    expected_vms,
+    page_tables_bytes,
     parse_size,
     size_text,
     structures_bytes,
@@ -31,9 +33,8 @@ BASE_BYTES = 512 * MIB
 INITRD_FOLD = 3
 # Per-CPU areas, threads of the kernel, and the slabs that each CPU fills.
 PER_CPU_BYTES = 2 * MIB
-# QEMU's own memory is 50 to 100 MiB a VM, and its page tables are 1/256 of guest RAM when pages are small: taken
-# together 1/32 of the pool covers VMs of 4 GiB each, and larger ones the more.
-QEMU_SHARE = 32
+# QEMU's own memory; 30 MiB were seen with two disks and a network card, and each CPU and disk has threads.
+QEMU_BYTES = 64 * MIB
 UNIT_BYTES = 64 * MIB
 AUTO, NONE = "auto", "none"
 
@@ -42,7 +43,7 @@ AUTO, NONE = "auto", "none"
 class CrashWish:
     """``size`` is ``auto``, ``none`` or a size; ``present_bytes`` is kept by ``auto`` when it is enough.
 
-    A new initrd, a little larger or smaller, is no reason for a reboot.
+    A new initrd, a little larger or smaller, is no reason for a reboot. ``vms``: how many the host may have.
     """
 
     size: str
@@ -50,6 +51,7 @@ class CrashWish:
     initrd_bytes: int
     present_bytes: int = 0
     host_reserve_bytes: Optional[int] = None
+    vms: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,13 @@ class CrashArea:
         return (f"crashkernel={self.size_bytes // MIB}M",) if self.size_bytes else ()
 
 
-def size_for(pool: Sequence[Region], cpus: int, initrd_bytes: int) -> int:
-    """Bytes that a crash kernel needs on a host with this pool, so many CPUs, and an initrd of this size."""
-    pool_share = structures_bytes(pool) + sum(region.size for region in pool) // QEMU_SHARE
-    whole = BASE_BYTES + cpus * PER_CPU_BYTES + initrd_bytes * INITRD_FOLD + pool_share
+def size_for(pool: Sequence[Region], cpus: int, initrd_bytes: int, qemu_bytes: int = 0) -> int:
+    """Bytes that a crash kernel needs on a host with this pool, so many CPUs, and an initrd of this size.
+
+    ``qemu_bytes``: what all QEMU processes have besides guest RAM and its page tables.
+    """
+    own = BASE_BYTES + cpus * PER_CPU_BYTES + initrd_bytes * INITRD_FOLD
+    whole = own + structures_bytes(pool) + page_tables_bytes(pool) + qemu_bytes
     return -(-whole // UNIT_BYTES) * UNIT_BYTES
 
 
@@ -77,12 +82,12 @@ def choose(wish: CrashWish, firmware: Sequence[Region], pool: Sequence[Region]) 
     if wish.size == NONE:
         return CrashArea(0, "it is switched off")
     pool_bytes = sum(region.size for region in pool)
-    needed = size_for(pool, wish.cpus, wish.initrd_bytes)
+    needed = size_for(pool, wish.cpus, wish.initrd_bytes, expected_vms(pool_bytes, wish.vms) * QEMU_BYTES)
     size = max(needed, wish.present_bytes) if wish.size == AUTO else parse_size(wish.size)
     if size < needed or size % MIB:
         raise BadInput(
             f"a crash kernel of {size_text(size)} is too small for this host, or no whole number of MiB",
-            f"ask for {size_text(needed)}, or for {AUTO}",
+            f"ask for {size_text(needed)}, or for {AUTO}, or say how many VMs the host may have",
         )
     reserve = default_host_reserve(firmware) if wish.host_reserve_bytes is None else wish.host_reserve_bytes
     left = total_ram(firmware) - pool_bytes - structures_bytes(pool) - size

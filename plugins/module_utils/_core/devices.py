@@ -80,6 +80,14 @@ def sources(devices: ET.Element, kind: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source.get(kind, "") for source in found if source is not None))
 
 
+def video_bytes(devices: ET.Element) -> int:
+    """Video memory, which is a part of the device state; that of virtio cards is RAM of the guest."""
+    models = devices.findall("video/model")
+    # libvirt counts them in KiB. vgamem is a part of ram.
+    sizes = (model.get(name, "") for model in models for name in ("ram", "vram"))
+    return sum(int(size) << 10 for size in sizes if size.isdecimal())
+
+
 def memory_devices(devices: ET.Element) -> tuple[str, ...]:
     """Models of memory modules beyond the VM's main RAM: ``dimm``, ``nvdimm``, ``virtio-mem``, ``virtio-pmem``."""
     return tuple(entry.get("model", "") for entry in devices.findall("memory"))

@@ -109,6 +109,7 @@ def vm_facts(
         networks=dev.sources(devices, "network"),
         hostdevs=dev.hostdevs(devices),
         filesystems=dev.filesystems(devices),
+        video_bytes=dev.video_bytes(devices),
         launch_security=_attribute(root, "launchSecurity", "type"),
         unsafe_devices=dev.unsafe(devices) + _unsafe_features(root),
         watched_devices=dev.watched(devices) + _own_arguments(root),

@@ -132,6 +132,7 @@ class HostFacts:
 
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
     ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
+    ``crash_area_bytes`` are kept for a crash kernel, ``initrd_bytes`` has the running kernel's initrd.
     ``outdated``: files of ours that are not as this collection has them. ``halfway``: packages whose installation was
     cut off. ``watchdogs``: those in hardware that count now. ``locked_disks``: encrypted ones that it boots from, and
     that somebody opens. ``cluster``: units at work that have a host fenced which does not answer.
@@ -155,6 +156,8 @@ class HostFacts:
     image_signed: Optional[bool] = None
     firmware_map: Tuple[Region, ...] = ()
     mem_available_bytes: int = 0
+    crash_area_bytes: int = 0
+    initrd_bytes: int = 0
     cpu: CpuFacts = field(default_factory=CpuFacts)
     shared_mounts: Tuple[Mount, ...] = ()
     pool: PoolFacts = field(default_factory=PoolFacts)
@@ -198,6 +201,7 @@ class VmFacts:
     ``unsafe_devices`` lose their state in a live update, ``watched_devices`` keep it but need attention;
     ``migration_blockers`` are QEMU's own words (``query-migrate``, ``blocked-reasons``). ``oversized_queues``: virtio
     devices whose queues are larger than their QEMU was told to make them. ``qemu_version``: of the QEMU it runs in.
+    ``qemu_bytes``: that QEMU's own memory besides guest RAM, None when unknown. ``video_bytes``: of video memory.
     ``tags``: the operator's own words for it, kept in libvirt's metadata. ``writes_bytes_per_s``: how fast it writes to
     its RAM, None when that was not measured.
     """
@@ -229,6 +233,8 @@ class VmFacts:
     watched_devices: Tuple[str, ...] = ()
     migration_blockers: Tuple[str, ...] = ()
     oversized_queues: Tuple[str, ...] = ()
+    video_bytes: int = 0
+    qemu_bytes: Optional[int] = None
     qemu_version: str = ""
     emulator: str = ""
     title: str = ""

@@ -107,6 +107,16 @@ def unload() -> None:
         _kexec("-s", "-u")
 
 
+def mem_available(root: Path = Path("/")) -> int:
+    """Bytes of the host's own RAM that are free, or can be freed; 0 when it does not say."""
+    try:
+        text = (root / "proc/meminfo").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
+
+
 def crash_area_bytes() -> int:
     """RAM that this kernel keeps for a crash kernel; 0 without ``crashkernel=``, or when it found no room."""
     return int(CRASH_SIZE.read_text())

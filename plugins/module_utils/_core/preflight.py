@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from . import cmdline, qemu_conf, regions
+from . import cmdline, crash_area, qemu_conf, regions
 from .errors import Refused
 from .facts import (
     SAVE_FORMAT_ON_REQUEST,
@@ -33,8 +33,6 @@ from .resources import Service
 
 _MIB = 1 << 20
 
-# A device state file was 0.5 MiB with a serial console; video memory comes on top (16 to 64 MiB, mostly zeros).
-STATE_BYTES_PER_VM = 32 * _MIB
 STATE_BYTES_SPARE = 64 * _MIB
 # The next kernel and its initrd are held in the host's own RAM until the jump.
 MEMORY_FOR_KERNEL_BYTES = 256 * _MIB
@@ -318,14 +316,18 @@ def _journal(case: _Case) -> Iterator[Blocker]:
 
 def _pool_room(case: _Case) -> Iterator[Blocker]:
     """Device states are kept in the pool, beside the RAM that they belong to."""
-    needed, pool = STATE_BYTES_PER_VM * len(case.vms), case.host.pool
+    needed, pool = sum(map(_state_bytes, case.vms)), case.host.pool
     if pool.mounted and pool.state_bytes < needed:
         yield Blocker(
             "pool-full",
             f"the pool has {regions.size_text(pool.state_bytes)} free, the device state of {len(case.vms)} VMs may need"
             f" {regions.size_text(needed)}",
-            "shut a VM down, or reserve a larger pool",
+            "shut a VM down, or reserve a larger pool; for devdax, say how many VMs it is for (prepare_max_vms)",
         )
+
+
+def _state_bytes(vm: VmFacts) -> int:
+    return regions.STATE_BYTES + vm.video_bytes
 
 
 def _room_for_stored(case: _Case) -> Iterator[Blocker]:
@@ -343,7 +345,7 @@ def _room_for_stored(case: _Case) -> Iterator[Blocker]:
 def _state_dir(case: _Case) -> Iterator[Blocker]:
     host = case.host
     # A VM that is saved to disk takes its RAM's size there.
-    sizes = [vm.ram_bytes + STATE_BYTES_PER_VM for vm in case.treated[Treatment.COLD]]
+    sizes = [vm.ram_bytes + _state_bytes(vm) for vm in case.treated[Treatment.COLD]]
     needed = STATE_BYTES_SPARE + (sum(sizes) if case.jumps else max(sizes, default=0))
     if not host.state_dir_writable:
         yield Blocker(
@@ -374,6 +376,30 @@ def _host_memory(case: _Case) -> Iterator[Blocker]:
             f"only {regions.size_text(available)} of host RAM are available, the next kernel and its initrd need "
             f"{regions.size_text(MEMORY_FOR_KERNEL_BYTES)}",
             "stop something on the host, or make the pool smaller",
+        )
+
+
+def _crash_kernel(case: _Case) -> Iterator[Blocker]:
+    """The kernel that is jumped to from a crash kernel has the area again."""
+    host, found = case.host, case.host.crash_area_bytes
+    if cmdline.is_crash_kernel(host.cmdline):
+        return
+    if not found:
+        yield Blocker(
+            "crash-kernel-none",
+            "no RAM is kept for a crash kernel: a new kernel that panics or hangs before it has restored the VMs takes "
+            "their RAM with it",
+            "prepare the host with prepare_crash_kernel: auto, and reboot it when it is empty",
+        )
+        return
+    own = [crash_area.QEMU_BYTES if vm.qemu_bytes is None else vm.qemu_bytes for vm in case.vms]
+    needed = crash_area.size_for(host.pool.regions, host.cpu.count, host.initrd_bytes, sum(own))
+    if found < needed:
+        yield Blocker(
+            "crash-kernel-small",
+            f"{regions.size_text(found)} are kept for a crash kernel, {len(own)} VMs may need "
+            f"{regions.size_text(needed)} there: should the new kernel die, not all of them come back at once",
+            f"move some away; prepare the host with prepare_max_vms: {len(own)}, and reboot it when it is empty",
         )
 
 
@@ -884,6 +910,7 @@ HOST_WARNINGS: tuple[_HostCheck, ...] = (
         _plain_restore,
         _machine_types_known,
         _room_for_stored,
+        _crash_kernel,
     ),
 )
 VM_WARNINGS: _ByTreatment = {
@@ -895,7 +922,7 @@ OF_THE_JUMP = frozenset(
     (
         *(_watchdogs, _locked_disks, _cluster, _kexec, _locked_down, _target_installed, _pool_kept),
         *(_soft_reserved, _kaslr_overflow, _host_memory, _autostart),
-        *(_longer_than_allowed, _pause_unknown),
+        *(_longer_than_allowed, _pause_unknown, _crash_kernel),
         *(_signature, _target_unchanged, _initrd_unknown, _kaslr_on, _late_disks),
     )
 )

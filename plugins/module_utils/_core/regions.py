@@ -27,16 +27,20 @@ PREFERRED_START = 4 * GIB
 PAGES_PER_PAGE_OF_STRUCTURES = 64
 # A DAX device's pages are of 2 MiB, and of the 8 pages that describe each the kernel keeps 2 (vmemmap_can_optimize).
 PAGES_PER_PAGE_OF_SOFT_STRUCTURES = 256
+# QEMU's own page tables and the guest's have 8 bytes each for every 4 KiB.
+PAGES_PER_PAGE_OF_TABLES = 256
 # It writes those of one region on one CPU, those of several at the same time (nd_async_device_register); regions that
 # touch stay apart (e820_nomerge). Fewer than this in a piece are described in half a second, and the command line, on
 # which each piece is, has an end.
 SMALLEST_PIECE_BYTES = 32 * GIB
 MOST_PIECES = 16
-# Of a pool of soft-reserved RAM, what holds the device states of suspended VMs: half a MiB each, some tens with video
-# memory.
-VAULT_SHARE = 64
+# How many VMs a host has, where nobody says: one for so much of its pool.
+POOL_BYTES_PER_VM = 4 * GIB
+# A device state was 0.5 to 5 MiB, and has as much of the video memory as is no zeros.
+STATE_BYTES = 8 * MIB
+# What holds those of suspended VMs in a pool of soft-reserved RAM; 16 MiB of video memory are what most VMs have.
+VAULT_BYTES_PER_VM = STATE_BYTES + 16 * MIB
 SMALLEST_VAULT_BYTES = 128 * MIB
-LARGEST_VAULT_BYTES = 4 * GIB
 MINIMUM_HOST_RESERVE_BYTES = 2 * GIB
 HOST_RESERVE_PERCENT = 5
 
@@ -116,6 +120,11 @@ def structures_bytes(pool: Sequence[Region]) -> int:
     )
 
 
+def page_tables_bytes(pool: Sequence[Region]) -> int:
+    """What maps all of a pool into its VMs' QEMU processes and guests; next to nothing with pages of 2 MiB."""
+    return sum(region.size // PAGES_PER_PAGE_OF_TABLES for region in pool if region.kind != SOFT_KIND)
+
+
 def default_host_reserve(firmware: Sequence[Region]) -> int:
     """Bytes left to the host unless the operator says otherwise: 2 GiB, or 5 % of a large host."""
     return max(MINIMUM_HOST_RESERVE_BYTES, total_ram(firmware) * HOST_RESERVE_PERCENT // 100)
@@ -127,8 +136,11 @@ def choose(
     *,
     host_reserve_bytes: int | None = None,
     soft: bool = False,
+    vms: int | None = None,
 ) -> tuple[Region, ...]:
     """Regions for the wishes, in their order, each wish wholly inside one range of System RAM; a large one in pieces.
+
+    ``soft``: as soft-reserved RAM, with a vault for so many ``vms``.
 
     The lowest fitting address from 4 GiB on is taken: 4 GiB is where RAM goes on after the PCI hole on every PC, while
     the upper end moves with each memory module, so the pool stays where it is when the host gets more RAM. Below 4 GiB
@@ -143,20 +155,29 @@ def choose(
         _check_size(wish)
         free = _without(usable_ranges(firmware), chosen)
         chosen.append(_explicit(firmware, wish, chosen) if wish.start is not None else _lowest(free, wish))
-    regions = soft_reserved(chosen) if soft else tuple(chosen)
+    regions = soft_reserved(chosen, vms) if soft else tuple(chosen)
     _check_reserve(firmware, regions, host_reserve_bytes)
     if soft:
         return regions
     return tuple(piece for region in chosen for piece in pieces(region, MOST_PIECES // len(wishes)))
 
 
-def soft_reserved(chosen: Sequence[Region]) -> tuple[Region, ...]:
+def expected_vms(pool_bytes: int, vms: int | None = None) -> int:
+    """How many VMs to provide for: as many as the operator says, else one for each POOL_BYTES_PER_VM."""
+    return vms or max(1, -(-pool_bytes // POOL_BYTES_PER_VM))
+
+
+def vault_bytes(pool_bytes: int, vms: int | None = None) -> int:
+    """The size of a vault for so many VMs."""
+    return max(expected_vms(pool_bytes, vms) * VAULT_BYTES_PER_VM, SMALLEST_VAULT_BYTES)
+
+
+def soft_reserved(chosen: Sequence[Region], vms: int | None = None) -> tuple[Region, ...]:
     """The same ranges as soft-reserved RAM, but for the end of the first one, which is for the vault.
 
     Its beginning is where whole GiB begin. Raises BadInput when there is nothing left beside the vault.
     """
-    size = sum(region.size for region in chosen) // VAULT_SHARE
-    vault = min(max(_ceil(size, UNIT_BYTES), SMALLEST_VAULT_BYTES), LARGEST_VAULT_BYTES)
+    vault = vault_bytes(sum(region.size for region in chosen), vms)
     first, *others = chosen
     if first.size <= vault:
         raise BadInput(

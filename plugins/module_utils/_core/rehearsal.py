@@ -234,7 +234,7 @@ def _file_system(path: Path) -> bytes:
 
 
 def _require_ram(ram_bytes: int) -> None:
-    free = collect.mem_available()
+    free = kexec.mem_available()
     if free < ram_bytes + SPARE_BYTES:
         found = f"its VM needs {size_text(ram_bytes)}, and {size_text(free)} of host RAM are available"
         raise HoldfastError(found, "stop something on the host, or upgrade without a rehearsal")

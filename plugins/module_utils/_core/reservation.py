@@ -22,7 +22,7 @@ from .journal import LEFT_OVER, WAITING, open_journal
 from .pool import open_pool
 from .printable import argument
 from .regions import PoolWish
-from .resources import Region
+from .resources import SOFT_KIND, Region
 
 AUTO = "auto"
 # From here on describing all of an fsdax pool takes the host more than 1 GiB.
@@ -42,7 +42,7 @@ class Files:
 class Wish:
     """What the operator asks for: RAM per NUMA node, and how much of it the host must keep for itself (bytes).
 
-    ``kind`` of the pool, or ``auto``.
+    ``kind`` of the pool, or ``auto``. ``vms``: how many the host may have; None when nobody says.
     """
 
     regions: Tuple[PoolWish, ...]
@@ -50,6 +50,7 @@ class Wish:
     host_reserve_bytes: Optional[int] = None
     crash_kernel: str = crash_area.AUTO
     metrics_dir: Optional[Path] = configuration.METRICS_DIR
+    vms: Optional[int] = None
 
 
 def read_files() -> Files:
@@ -81,7 +82,7 @@ def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Co
     Unless there is no RAM any more, after a change of hardware or firmware: a kernel reserves what it is told.
     """
     present = current.pool.regions if current.pool and current.pool.kind == wish.kind else ()
-    if present and _grants(present, wish.regions) and not regions.known_problems(firmware, present):
+    if present and _grants(present, wish) and not regions.known_problems(firmware, present):
         chosen = present
     else:
         chosen = regions.choose(
@@ -89,6 +90,7 @@ def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Co
             wish.regions,
             host_reserve_bytes=wish.host_reserve_bytes,
             soft=wish.kind == configuration.DEVDAX,
+            vms=wish.vms,
         )
     pool = PoolConfig(wish.kind, current.state_dir / "pool", chosen)
     return replace(current, pool=pool, metrics_dir=wish.metrics_dir)
@@ -104,6 +106,7 @@ def wanted_crash_area(files: Files, config: Config, firmware: Sequence[Region], 
         initrd_bytes=kexec.initrd_bytes(kexec.running_release()),
         present_bytes=cmdline.crash_area_bytes(" ".join(grub.arguments_of(files.boot))),
         host_reserve_bytes=wish.host_reserve_bytes,
+        vms=wish.vms,
     )
     return crash_area.choose(asked, firmware, config.required_pool.regions)
 
@@ -237,12 +240,21 @@ def vms_in_pool(config: Config) -> Tuple[str, ...]:
     return tuple(sorted(path.name for path in (config.pool.backing_dir / "libvirt/qemu").glob("*")))
 
 
-def _grants(present: Sequence[Region], wishes: Sequence[PoolWish]) -> bool:
-    """Whether there is as much on each node, in however many pieces, and something begins wherever it has to."""
+def _grants(present: Sequence[Region], wish: Wish) -> bool:
+    """Whether there is as much on each node, in however many pieces, and something begins wherever it has to.
+
+    And, where the operator says for how many VMs, a vault for them: what is beside soft-reserved RAM.
+    """
+    wishes = wish.regions
     sizes: Dict[int, int] = {}
     for region in present:
         sizes[region.node] = sizes.get(region.node, 0) + region.size
-    for wish in wishes:
-        sizes[wish.node] = sizes.get(wish.node, 0) - wish.size_bytes
+    for one in wishes:
+        sizes[one.node] = sizes.get(one.node, 0) - one.size_bytes
     starts = {None, *(region.start for region in present)}
-    return not any(sizes.values()) and all(wish.start in starts for wish in wishes)
+    vault = sum(region.size for region in present if region.kind != SOFT_KIND)
+    return (
+        not any(sizes.values())
+        and all(one.start in starts for one in wishes)
+        and vault >= (regions.vault_bytes(0, wish.vms) if wish.vms else 0)
+    )

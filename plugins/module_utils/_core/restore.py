@@ -12,12 +12,16 @@ from typing import Any, Callable, Dict
 
 from . import bindings, durable, guard, integrity, kexec, monitor, permit, saveimage
 from .cmdline import is_crash_kernel
+from .crash_area import QEMU_BYTES
 from .errors import HoldfastError, VmError
 from .hypervisor import Domain, Hypervisor
 from .incoming import restore_xml
 from .journal import Journal
 from .pool import Pool
 from .suspend import state_path
+
+# What has to be left in a crash kernel beside the QEMU that is started.
+SPARE_BYTES = 64 << 20
 
 
 def restore(
@@ -34,6 +38,7 @@ def restore(
     kept as they were.
     """
     record = journal.vm(uuid)
+    _check_memory(record["name"])
     verify(pool, record)
     journal.record("vm_verified", uuid=uuid, ram_verified=True)
     domain = _start(hypervisor, pool, journal, record)
@@ -88,6 +93,15 @@ def verify(pool: Pool, record: Dict[str, Any]) -> None:
             raise VmError(f"VM {name}: its RAM {ram_name} is missing from the pool")
         if integrity.ram_proof(found[ram_name], uuid, expected["coverage"]) != expected:
             raise VmError(f"VM {name}: its RAM {ram_name} is not what was saved")
+
+
+def _check_memory(name: str) -> None:
+    """Where the kernel would have to kill a QEMU for want of RAM, the VM is kept instead. Raises VmError."""
+    if is_crash_kernel(kexec.running_cmdline()) and 0 < kexec.mem_available() < QEMU_BYTES + SPARE_BYTES:
+        raise VmError(
+            f"VM {name} is kept in the pool: the crash kernel has no RAM left for its QEMU",
+            "move a VM away from this host, then: holdfast recover",
+        )
 
 
 def _start(hypervisor: Hypervisor, pool: Pool, journal: Journal, record: Dict[str, Any]) -> Domain:
