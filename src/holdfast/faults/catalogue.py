@@ -184,7 +184,7 @@ FLIP_JOURNAL = f'python3 -c "{FLIP % (100, 100)}" {JOURNAL}'
 FILL_JOURNAL = f"for pid in $AGENT; do prlimit --pid $pid --fsize=$(stat -c %s {JOURNAL}); done"
 # Asked for all at once, what is free is a little more than a file can have.
 FREE_BYTES = "$(df --output=avail -B1 /var/lib/holdfast/pool | tail -1)"
-FULL_POOL = f"cat /dev/zero >/var/lib/holdfast/pool/full 2>/dev/null; [ {FREE_BYTES} -lt 262144 ]"
+FULL_POOL = f"cat /dev/zero >/var/lib/holdfast/pool/full 2>/dev/null || true; [ {FREE_BYTES} -lt 262144 ]"
 FORGET_POOL = "sed 's/memmap=[^ ]*//' /proc/cmdline > /root/cmdline && mount --bind /root/cmdline /proc/cmdline"
 # A kernel that is installed and does not run, for faults that must not concern the one that does.
 OTHER = "$(ls /boot/vmlinuz-* | sed 's/.*vmlinuz-//' | grep -vx \"$(uname -r)\" | tail -1)"
