@@ -71,7 +71,6 @@ from typing import Any, Dict, List
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, config, domain_ram
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.daxdev import ALIGN_BYTES
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.domain_ram import ALL, Backing, Conversion
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
@@ -87,7 +86,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     """Convert in memory, then store unless it is a check. Raises HoldfastError."""
     names = module.params["vms"]
     here = config.load()
-    unit = ALIGN_BYTES if here.pool and here.pool.kind == config.DEVDAX else 1
+    unit = here.pool.page_bytes if here.pool and here.pool.kind == config.DEVDAX else 1
     with connect() as hypervisor:
         vms = collect.vm_facts(hypervisor, here)
         conversions = domain_ram.plan(hypervisor, vms, names, Backing(module.params["state"]), unit)

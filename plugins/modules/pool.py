@@ -63,6 +63,13 @@ options:
     type: str
     choices: [auto, fsdax, devdax]
     default: fsdax
+  page:
+    description:
+      - Size of the pages of a pool of kind V(devdax). With V(1G) almost nothing is needed to describe them, and a VM's
+        RAM is there sooner after a live update; the RAM of each VM is then a multiple of 1 GiB.
+    type: str
+    choices: [2M, 1G]
+    default: 2M
   host_reserve:
     description:
       - RAM that must be left for the host itself, like C(4G). When left out, 2 GiB or 5 % of the host's RAM, whichever
@@ -196,6 +203,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.reservation imp
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.resources import Region
 from ansible_collections.holdfast.kvm.plugins.module_utils._module import run
 
+PAGES = {"2M": configuration.SMALL_PAGE_BYTES, "1G": configuration.LARGE_PAGE_BYTES}
 ARGUMENTS: Dict[str, Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "regions": {
@@ -212,6 +220,7 @@ ARGUMENTS: Dict[str, Any] = {
         "choices": [reservation.AUTO, configuration.FSDAX, configuration.DEVDAX],
         "default": configuration.FSDAX,
     },
+    "page": {"type": "str", "choices": list(PAGES), "default": "2M"},
     "host_reserve": {"type": "str"},
     "crash_kernel": {"type": "str", "default": "auto"},
     "max_vms": {"type": "int"},
@@ -230,7 +239,13 @@ def read_wish(params: Dict[str, Any], firmware: Sequence[Region]) -> Wish:
     reserve_bytes = parse_size(reserve, total_bytes=total_ram(firmware)) if reserve else None
     metrics_dir = configuration.directory_or_none(params["metrics_dir"])
     return Wish(
-        wishes, params["kind"], reserve_bytes, params["crash_kernel"], metrics_dir, read_count(params["max_vms"])
+        wishes,
+        params["kind"],
+        reserve_bytes,
+        params["crash_kernel"],
+        metrics_dir,
+        read_count(params["max_vms"]),
+        PAGES[params["page"]],
     )
 
 
@@ -293,6 +308,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
         wish = replace(wish, kind=reservation.chosen_kind(wish, current, confined=confined))
         wanted = reservation.wanted_config(current, firmware, wish)
         reservation.check_confined(wanted, confined=confined)
+        reservation.check_pages(wanted)
         crash = reservation.wanted_crash_area(before, wanted, firmware, wish)
         after = reservation.with_pool(before, wanted, crash)
     else:

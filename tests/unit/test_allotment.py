@@ -29,6 +29,16 @@ def test_what_is_taken_elsewhere_takes_nothing_here() -> None:
     assert allotment.free(NODE0, [(0, GIB), (8 * GIB, GIB), (6 * GIB, MIB)]) == ((4 * GIB, 2 * GIB),)
 
 
+def test_only_whole_pages_are_free() -> None:
+    region = Region(4 * GIB + 512 * MIB, 4 * GIB)
+    assert allotment.free(region, [(6 * GIB, 256 * MIB)], GIB) == ((5 * GIB, GIB), (7 * GIB, GIB))
+    assert allotment.choose((region,), [(6 * GIB, 256 * MIB)], 2 * GIB, (), GIB) == (
+        region,
+        ((5 * GIB, GIB), (7 * GIB, GIB)),
+    )
+    assert allotment.choose((region,), [(6 * GIB, 256 * MIB)], 3 * GIB, (), GIB) is None
+
+
 def test_the_smallest_piece_that_is_large_enough_is_taken() -> None:
     """Large pieces stay whole, for VMs that need them."""
     taken = [(4 * GIB + 512 * MIB, 256 * MIB)]

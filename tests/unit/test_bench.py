@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
 from holdfast import cli as command_line
-from holdfast.bench import cli, floor, jumps, pause, ram, rounds
+from holdfast.bench import cli, floor, jumps, pause, pools, ram, rounds
 from holdfast.bench.figures import Measurement, Phase, Subject
 from holdfast.bench.rounds import Plan, Record
 from holdfast.lab.guests.observer import Held, HoldListener
@@ -236,21 +236,29 @@ def test_a_jump_that_leads_nowhere_is_an_error(tmp_path: Path, monkeypatch: pyte
 
 def test_starts_are_compared_with_those_of_the_smallest_host_of_their_kind() -> None:
     found = [
-        ram.Start(size, kind, number, init_s, attach_s)
-        for size, kind, init_s, attach_s in ((512, "devdax", 6.0, 0.3), (8, "devdax", 5.0, 0.25), (8, "none", 4.0, 0.0))
+        ram.Start(size, kind, number, init_s, attach_s, described)
+        for size, kind, init_s, attach_s, described in (
+            (512, "devdax", 6.0, 0.3, 0.0039),
+            (8, "devdax", 5.0, 0.25, 0.004),
+            (8, "none", 4.0, 0.0, None),
+        )
         for number in (1, 2, 3)
     ]
-    console = Console(record=True, width=80)
+    console = Console(record=True, width=120)
     ram.show(found, console)
     rows = [line.split() for line in console.export_text().splitlines() if line.strip()]
     assert rows[-3:] == [
         ["none", "8", "4.00", "0.00", "4.00", "1.00"],
-        ["devdax", "8", "5.00", "0.25", "5.25", "1.00"],
-        ["devdax", "512", "6.00", "0.30", "6.30", "1.20"],
+        ["devdax", "8", "5.00", "0.25", "5.25", "1.00", "0.4000%"],
+        ["devdax", "512", "6.00", "0.30", "6.30", "1.20", "0.3900%"],
     ]
 
 
-def test_kinds_of_pools_are_read_from_one_word() -> None:
-    assert cli.read_words("none,devdax") == ("none", "devdax")
+def test_kinds_of_pools_are_read_from_one_word(tmp_path: Path) -> None:
+    assert cli.read_words("none,devdax-1G") == ("none", "devdax-1G")
+    assert pools.settings("devdax-1G") == {"prepare_pool_kind": "devdax", "prepare_pool_page": "1G"}
+    assert pools.settings("fsdax") == {"prepare_pool_kind": "fsdax"}
+    plans = [rounds.Plan(tmp_path, (512,), pool_kind=kind) for kind in pools.KINDS]
+    assert [plan.guest.ram_mib for plan in plans] == [1024, 800, 800], "whole pages only"
     with pytest.raises(BadInput, match="fsdax;none"):
         cli.read_words("fsdax;none")

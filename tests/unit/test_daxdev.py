@@ -69,7 +69,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 
 def test_a_device_is_made_of_just_the_ranges_that_are_asked_for(kernel: Kernel) -> None:
-    made = kernel.bus.make(REGION, PIECES)
+    made = kernel.bus.make(REGION, PIECES, 2 << 20)
     assert made == Device("dax1.1", PIECES, os.makedev(252, 3))
     assert kernel.written == [
         ("dax_region/create", "1"),
@@ -94,12 +94,12 @@ def test_a_device_that_is_not_as_it_was_asked_for_is_removed(kernel: Kernel, mon
 
     monkeypatch.setattr(daxdev, "_write", other)
     with pytest.raises(HoldfastError, match=r"has not made dax1\.1 as it was asked for"):
-        kernel.bus.make(REGION, PIECES[:1])
+        kernel.bus.make(REGION, PIECES[:1], 2 << 20)
     assert kernel.written[-3:] == [("unbind", "dax1.1"), ("size", "0"), ("dax_region/delete", "dax1.1")]
 
 
 def test_a_device_is_unbound_and_emptied_before_it_is_deleted(kernel: Kernel) -> None:
-    kernel.bus.make(REGION, PIECES)
+    kernel.bus.make(REGION, PIECES, 2 << 20)
     kernel.written.clear()
     kernel.bus.remove("dax1.1")
     assert kernel.written == [("unbind", "dax1.1"), ("size", "0"), ("dax_region/delete", "dax1.1")]
@@ -107,7 +107,7 @@ def test_a_device_is_unbound_and_emptied_before_it_is_deleted(kernel: Kernel) ->
 
 def test_no_device_where_the_kernel_has_no_region(kernel: Kernel) -> None:
     with pytest.raises(HoldfastError, match="no DAX region at 0x200000000-0x23fffffff"):
-        kernel.bus.make(Region(8 * GIB, GIB, SOFT_KIND), PIECES)
+        kernel.bus.make(Region(8 * GIB, GIB, SOFT_KIND), PIECES, 2 << 20)
 
 
 def test_a_range_without_a_region_is_waited_for_and_named(kernel: Kernel) -> None:

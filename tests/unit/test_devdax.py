@@ -41,8 +41,9 @@ class Bus:
     def devices(self) -> tuple[Device, ...]:
         return tuple(self.made.values())
 
-    def make(self, region: Region, ranges: Ranges) -> Device:
+    def make(self, region: Region, ranges: Ranges, page_bytes: int) -> Device:
         assert all(region.start <= start and start + size <= region.end for start, size in ranges)
+        assert not any(start % page_bytes or size % page_bytes for start, size in ranges)
         for device in self.made.values():
             for start, size in device.ranges:
                 if any(start < end + length and end < start + size for end, length in ranges):
@@ -65,6 +66,7 @@ class Host:
         self.commands: list[str] = []
         self.cleared: list[tuple[str, int]] = []
         self.open: set[int] = set()
+        self.page = 0
         self.config = PoolConfig(DEVDAX, root / "pool", (NODE0, NODE1, VAULT))
         self.pool = devdax.DevdaxPool(self.config, root / "state", root)
         (root / "proc/self").mkdir(parents=True)
@@ -81,6 +83,8 @@ class Host:
         self.commands.append(argv[0])
         if argv[0] == "mount":
             kind, place = argv[2], argv[-1]
+            if kind == "hugetlbfs":
+                self.page = int(argv[4].split("M,")[0].removeprefix("pagesize=")) << 20
             line = f"99 22 0:9 / {place} rw - {kind} x rw,dax=always\n"
             with (self.root / "proc/self/mountinfo").open("a") as table:
                 table.write(line)
@@ -114,6 +118,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     found = Host(tmp_path)
     monkeypatch.setattr(devdax.DevdaxPool, "_bus", found.bus)
     monkeypatch.setattr(devdax, "run", found.run)
+    monkeypatch.setattr(devdax, "page_bytes", lambda _where: found.page)
     monkeypatch.setattr(fsdax, "run", found.run)
     monkeypatch.setattr(pmem, "device_of", lambda *_: "/dev/pmem0")
     monkeypatch.setattr(fsdax.FsdaxPool, "_format", lambda *_: found.commands.append("mkfs"))
@@ -233,6 +238,43 @@ class TestAccounts:
         assert attached.free() == (2 * GIB, 2 * GIB - 256 * MIB)
         shutil.rmtree(live)
         assert attached.free() == (2 * GIB, 2 * GIB)
+
+
+class TestLargePages:
+    @pytest.fixture
+    def large(self, host: Host) -> Host:
+        regions = (Region(4 * GIB + 512 * MIB, 3 * GIB, SOFT_KIND), VAULT)
+        host.config = PoolConfig(DEVDAX, host.root / "pool", regions, GIB)
+        host.pool = devdax.DevdaxPool(host.config, host.root / "state", host.root)
+        (host.root / "sys/kernel/mm/hugepages/hugepages-1048576kB").mkdir(parents=True)
+        host.boot()
+        return host
+
+    def test_vms_of_whole_pages_lie_on_their_borders(self, large: Host) -> None:
+        large.pool.attach(Content.FRESH)
+        assert large.free() == (3 * GIB, 2 * GIB)
+        large.begin(3, "db1", (RamFile("pc.ram", GIB),))
+        assert large.ranges() == [((5 * GIB, GIB),)]
+        large.start(4, "web1")
+        with pytest.raises(VmError, match="is no multiple of 1 GiB"):
+            large.pool.reserve_vm(4, "web1", (RamFile("pc.ram", GIB + 2 * MIB),))
+
+    def test_ram_that_has_no_such_pages_is_still_restored(self, large: Host) -> None:
+        """Of a VM that started before the pool's pages were changed."""
+        (large.root / "sys/kernel/mm/hugepages/hugepages-1048576kB").rename(large.root / "hidden")
+        large.pool.attach(Content.FRESH)
+        assert large.page == 2 * MIB, "a kernel that has none"
+        large.begin(3, "db1")
+        large.pool.keep(UUID, 3, "db1")
+        (large.root / "hidden").rename(large.root / "sys/kernel/mm/hugepages/hugepages-1048576kB")
+        large.boot()
+        large.pool.attach(Content.TRUSTED)
+        assert large.page == 2 * MIB
+        assert large.pool.ram_of(UUID)[0].size_bytes == 256 * MIB
+        large.pool.release(UUID)
+        large.boot()
+        large.pool.attach(Content.TRUSTED)
+        assert large.page == GIB
 
 
 class TestJump:

@@ -112,6 +112,8 @@ class TestSize:
         # mapped by small pages.
         files, devices = (crash_area.size_for((replace(large, kind=kind),), 64, 60 * MIB) for kind in KINDS)
         assert files - devices == 512 * GIB // 64
+        soft = replace(large, kind=SOFT_KIND)
+        assert crash_area.size_for((soft,), 64, 60 * MIB, page_bytes=GIB) == 896 * MIB
 
     @pytest.mark.parametrize(
         ("line", "size"), [("ro crashkernel=512M x", 512 * MIB), ("crashkernel=1G-:512M", 0), ("", 0)]

@@ -637,6 +637,20 @@ def test_a_pool_of_another_kind_is_chosen_anew_and_read_as_it_was_written(tmp_pa
     assert f'memory_backing_dir = "{wanted.pool.mount_point}/dax"' in files.libvirt
 
 
+def test_large_pages_are_for_devices_on_processors_that_have_them(tmp_path: Path) -> None:
+    wish = reservation.Wish((PoolWish(GIB),), kind="devdax", page_bytes=GIB)
+    devices = reservation.wanted_config(config.Config(), FIRMWARE, wish)
+    with pytest.raises(Refused, match="no pages of 1 GiB"):
+        reservation.check_pages(devices, tmp_path)
+    (tmp_path / "sys/kernel/mm/hugepages/hugepages-1048576kB").mkdir(parents=True)
+    reservation.check_pages(devices, tmp_path)
+    (tmp_path / "agent.json").write_text(config.text_of(devices))
+    assert config.load(tmp_path / "agent.json") == devices
+    with pytest.raises(BadInput, match="kind fsdax has no pages of 1 GiB"):
+        reservation.check_pages(reservation.wanted_config(config.Config(), FIRMWARE, replace(wish, kind="fsdax")))
+    reservation.check_pages(reservation.wanted_config(config.Config(), FIRMWARE, reservation.Wish((PoolWish(GIB),))))
+
+
 @pytest.mark.parametrize(
     ("enabled", "libvirt", "refused"),
     [

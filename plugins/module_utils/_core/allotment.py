@@ -16,23 +16,28 @@ from .resources import Region
 Range = Tuple[int, int]
 
 
-def free(region: Region, taken: Iterable[Range]) -> Tuple[Range, ...]:
-    """What is left of a region, by address; ``taken`` and the result are (start, size) in bytes."""
+def free(region: Region, taken: Iterable[Range], page_bytes: int = 1) -> Tuple[Range, ...]:
+    """Whole pages that are left of a region, by address; ``taken`` and the result are (start, size) in bytes."""
     left: List[Range] = [(region.start, region.size)]
     for start, size in taken:
         left = [piece for one in left for piece in _without(one, start, start + size)]
-    return tuple(left)
+    whole = ((-(-start // page_bytes) * page_bytes, (start + size) // page_bytes * page_bytes) for start, size in left)
+    return tuple((start, end - start) for start, end in whole if start < end)
 
 
 def choose(
-    regions: Sequence[Region], taken: Sequence[Range], size_bytes: int, nodes: Sequence[int] = ()
+    regions: Sequence[Region],
+    taken: Sequence[Range],
+    size_bytes: int,
+    nodes: Sequence[int] = (),
+    page_bytes: int = 1,
 ) -> Optional[Tuple[Region, Tuple[Range, ...]]]:
-    """A region, and ranges in it, for so many bytes; None when no region of these nodes has as much.
+    """A region, and ranges in it, for so many bytes of whole pages; None when no region of these nodes has as much.
 
     The smallest free piece that is large enough; where none is, pieces from the largest on, as few as can be. A device
     is of one region, and so of one NUMA node.
     """
-    usable = [(region, free(region, taken)) for region in regions if not nodes or region.node in nodes]
+    usable = [(region, free(region, taken, page_bytes)) for region in regions if not nodes or region.node in nodes]
     whole = [(size, start, region) for region, pieces in usable for start, size in pieces if size >= size_bytes]
     if whole:
         _, start, region = min(whole, key=lambda one: one[:2])

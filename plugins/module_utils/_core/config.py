@@ -14,6 +14,8 @@ from .errors import HoldfastError
 from .resources import RAM_KIND, SOFT_KIND, Region
 
 FSDAX, DEVDAX = "fsdax", "devdax"
+# Pages that a pool of kind devdax is made of, and mapped by.
+SMALL_PAGE_BYTES, LARGE_PAGE_BYTES = 2 << 20, 1 << 30
 CONFIG = Path("/etc/holdfast/agent.json")
 RUN_DIR = Path("/run/holdfast")
 # Where Debian's prometheus-node-exporter looks for text files.
@@ -24,12 +26,14 @@ METRICS_DIR = Path("/var/lib/prometheus/node-exporter")
 class PoolConfig:
     """Where VM RAM lives: kind of pool, its mount point, its physical ranges in the order in which they are joined.
 
-    In a pool of kind ``devdax`` soft-reserved ranges hold RAM, and the others, as in one of kind ``fsdax``, the vault.
+    In a pool of kind ``devdax`` soft-reserved ranges hold RAM, in pages of ``page_bytes``, and the others, as in one of
+    kind ``fsdax``, the vault.
     """
 
     kind: str
     mount_point: Path
     regions: Tuple[Region, ...]
+    page_bytes: int = SMALL_PAGE_BYTES
 
     @property
     def vault(self) -> Path:
@@ -71,7 +75,7 @@ def load(path: Path = CONFIG) -> Config:
         pool = raw["pool"]
         regions = tuple(_region(one) for one in pool["regions"])
         return Config(
-            PoolConfig(pool["kind"], Path(pool["mount_point"]), regions),
+            PoolConfig(pool["kind"], Path(pool["mount_point"]), regions, int(pool.get("page_bytes", SMALL_PAGE_BYTES))),
             Path(raw.get("state_dir", "/var/lib/holdfast")),
             directory_or_none(raw.get("metrics_dir", str(METRICS_DIR))),
         )
@@ -97,6 +101,7 @@ def text_of(config: Config) -> str:
         and {
             "kind": pool.kind,
             "mount_point": str(pool.mount_point),
+            **({"page_bytes": pool.page_bytes} if pool.kind == DEVDAX else {}),
             "regions": [_plain(one) for one in pool.regions],
         },
     }

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from .config import SMALL_PAGE_BYTES, PoolConfig
 from .errors import BadInput
 from .regions import (
     MIB,
@@ -67,22 +68,26 @@ class CrashArea:
         return (f"crashkernel={self.size_bytes // MIB}M",) if self.size_bytes else ()
 
 
-def size_for(pool: Sequence[Region], cpus: int, initrd_bytes: int, qemu_bytes: int = 0) -> int:
+def size_for(
+    pool: Sequence[Region], cpus: int, initrd_bytes: int, qemu_bytes: int = 0, page_bytes: int = SMALL_PAGE_BYTES
+) -> int:
     """Bytes that a crash kernel needs on a host with this pool, so many CPUs, and an initrd of this size.
 
-    ``qemu_bytes``: what all QEMU processes have besides guest RAM and its page tables.
+    ``qemu_bytes``: what all QEMU processes have besides guest RAM and its page tables; ``page_bytes``: of the pool.
     """
     own = BASE_BYTES + cpus * PER_CPU_BYTES + initrd_bytes * INITRD_FOLD
-    whole = own + structures_bytes(pool) + page_tables_bytes(pool) + qemu_bytes
+    whole = own + structures_bytes(pool, page_bytes) + page_tables_bytes(pool) + qemu_bytes
     return -(-whole // UNIT_BYTES) * UNIT_BYTES
 
 
-def choose(wish: CrashWish, firmware: Sequence[Region], pool: Sequence[Region]) -> CrashArea:
-    """What to reserve. Raises BadInput for a size asked for that does not work."""
+def choose(wish: CrashWish, firmware: Sequence[Region], config: PoolConfig) -> CrashArea:
+    """What to reserve beside this pool. Raises BadInput for a size asked for that does not work."""
     if wish.size == NONE:
         return CrashArea(0, "it is switched off")
+    pool, page_bytes = config.regions, config.page_bytes
     pool_bytes = sum(region.size for region in pool)
-    needed = size_for(pool, wish.cpus, wish.initrd_bytes, expected_vms(pool_bytes, wish.vms) * QEMU_BYTES)
+    qemus = expected_vms(pool_bytes, wish.vms) * QEMU_BYTES
+    needed = size_for(pool, wish.cpus, wish.initrd_bytes, qemus, page_bytes)
     size = max(needed, wish.present_bytes) if wish.size == AUTO else parse_size(wish.size)
     if size < needed or size % MIB:
         raise BadInput(
@@ -90,7 +95,7 @@ def choose(wish: CrashWish, firmware: Sequence[Region], pool: Sequence[Region]) 
             f"ask for {size_text(needed)}, or for {AUTO}, or say how many VMs the host may have",
         )
     reserve = default_host_reserve(firmware) if wish.host_reserve_bytes is None else wish.host_reserve_bytes
-    left = total_ram(firmware) - pool_bytes - structures_bytes(pool) - size
+    left = total_ram(firmware) - pool_bytes - structures_bytes(pool, page_bytes) - size
     if left >= reserve:
         return CrashArea(size)
     reason = f"{size_text(size)} for it would leave the host {size_text(max(0, left))}, less than {size_text(reserve)}"

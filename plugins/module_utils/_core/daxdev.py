@@ -21,8 +21,6 @@ from .errors import HoldfastError
 from .regions import range_text
 from .resources import Region
 
-# The device's pages are of this size, and so are those that QEMU maps it by.
-ALIGN_BYTES = 2 << 20
 REGION_LIMIT_S = 30.0
 MODULES = ("dax_hmem", "device_dax")
 _BUS = "sys/bus/dax"
@@ -75,8 +73,11 @@ class DaxBus:
         """Those that have RAM, by name."""
         return tuple(device for _, device in self._all() if device)
 
-    def make(self, region: Region, ranges: Ranges) -> Device:
-        """A device of just these ranges of a region, open to root alone. One at a time. Raises HoldfastError."""
+    def make(self, region: Region, ranges: Ranges, page_bytes: int) -> Device:
+        """A device of just these ranges of a region, open to root alone. One at a time. Raises HoldfastError.
+
+        It is mapped by pages of just this size.
+        """
         where = self._regions().get(region.start)
         if where is None:
             raise HoldfastError(f"there is no DAX region at {range_text(region)}", "see the kernel log for dax_hmem")
@@ -85,7 +86,7 @@ class DaxBus:
         name = next(name for name, _ in self._all() if name not in before)
         try:
             entry = self.root / _BUS / "devices" / name
-            _write(entry / "align", str(ALIGN_BYTES))
+            _write(entry / "align", str(page_bytes))
             for start, size in ranges:
                 _write(entry / "mapping", f"{start:x}-{start + size - 1:x}")
             # By itself the kernel would have it for kmem.

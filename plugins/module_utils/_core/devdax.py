@@ -12,7 +12,7 @@ attached at once. What must be read after the jump, the vault, is in a small par
 
 libvirt gives QEMU the path of a file, and lets it open that and no other VM's. QEMU takes whatever is there. A DAX
 device is mapped at borders of its own pages only, and QEMU does so for files on hugetlbfs: so that is what the nodes
-are on. No huge page is ever taken from it.
+are on. No huge page is ever taken from it. Its page size is that of all devices.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from typing import Dict, Iterator, List, Sequence, Tuple
 from . import allotment, durable
 from .cmdline import SOFT_OPTIONS, format_memmap
 from .command import run
-from .config import FSDAX, PoolConfig
-from .daxdev import ALIGN_BYTES, DaxBus, Device, Ranges
+from .config import DEVDAX, FSDAX, SMALL_PAGE_BYTES, PoolConfig
+from .daxdev import DaxBus, Device, Ranges
 from .errors import HoldfastError, VmError
 from .fsdax import FsdaxPool, check_ram, check_reserved, live_directory, make_places, mount_options
 from .pool import Content
 from .regions import size_text
 from .resources import SOFT_KIND, KeptRam, RamFile, Region, Room
 
-MOUNT_OPTIONS = f"pagesize={ALIGN_BYTES >> 20}M,mode=0711,nosuid,noexec"
+MOUNT_OPTIONS = "mode=0711,nosuid,noexec"
 # In one region; and regions that are none of the pool's.
 MOST_DEVICES = 128
 OTHER_REGIONS = 3
@@ -101,9 +101,9 @@ class DevdaxPool:
             check_ram(self._soft, self.root)
         self._vault.attach(content)
         self._bus.ready(self._soft)
-        where = self.config.backing_dir
+        where, page = self.config.backing_dir, self._page_to_mount() >> 20
         where.mkdir(exist_ok=True)
-        run(["mount", "-t", "hugetlbfs", "-o", MOUNT_OPTIONS, "holdfast", str(where)])
+        run(["mount", "-t", "hugetlbfs", "-o", f"pagesize={page}M,{MOUNT_OPTIONS}", "holdfast", str(where)])
         make_places(where)
 
     def commit(self) -> None:
@@ -122,7 +122,8 @@ class DevdaxPool:
     def room(self) -> Room:
         """RAM that is neither kept for a VM nor used by one; device states have the vault for themselves."""
         used = [one for device in self._used() for one in device.ranges] + self._all_kept()
-        left = sum(size for region in self._soft for _, size in allotment.free(region, used))
+        page = page_bytes(self.config.backing_dir)
+        left = sum(size for region in self._soft for _, size in allotment.free(region, used, page))
         return Room(sum(region.size for region in self._soft), left, self._vault.room().state_bytes)
 
     def ram_of(self, uuid: str) -> Tuple[KeptRam, ...]:
@@ -192,24 +193,25 @@ class DevdaxPool:
 
     def _allot(self, file: RamFile, name: str) -> Device:
         """A new device for a RAM block. Raises VmError."""
-        if file.size_bytes % ALIGN_BYTES:
+        page = page_bytes(self.config.backing_dir)
+        if file.size_bytes % page:
             raise VmError(
-                f"VM {name} cannot start: its RAM, {file.size_bytes} bytes, is no multiple of {size_text(ALIGN_BYTES)}",
+                f"VM {name} cannot start: its RAM, {file.size_bytes} bytes, is no multiple of {size_text(page)}",
                 "change its <memory>",
             )
         taken = [one for device in self._bus.devices() for one in device.ranges] + self._all_kept()
-        chosen = allotment.choose(self._soft, taken, file.size_bytes, file.nodes)
+        chosen = allotment.choose(self._soft, taken, file.size_bytes, file.nodes, page)
         if chosen is None:
             nodes = f" on NUMA node {', '.join(map(str, file.nodes))}" if file.nodes else " on one NUMA node"
             there = [region for region in self._soft if not file.nodes or region.node in file.nodes]
-            left = max((sum(size for _, size in allotment.free(region, taken)) for region in there), default=0)
+            left = max((sum(size for _, size in allotment.free(region, taken, page)) for region in there), default=0)
             raise VmError(
                 f"VM {name} cannot start: it needs {size_text(file.size_bytes)} of RAM{nodes}, the pool has "
                 f"{size_text(left)} free there",
                 "stop another VM, or reserve a larger pool",
             )
         try:
-            return self._bus.make(*chosen)
+            return self._bus.make(*chosen, page)
         except HoldfastError as exc:
             raise VmError(f"VM {name} cannot start: {exc.message}", exc.hint) from exc
 
@@ -223,7 +225,7 @@ class DevdaxPool:
             raise HoldfastError(
                 f"kept RAM at {ranges[0][0]:#x} is in no region of the pool", "nothing is restored from it"
             )
-        return self._bus.make(region, ranges)
+        return self._bus.make(region, ranges, page_bytes(self.config.backing_dir))
 
     def _found(self, ranges: Ranges) -> Device | None:
         return next((device for device in self._bus.devices() if device.ranges == ranges), None)
@@ -267,6 +269,16 @@ class DevdaxPool:
     def _all_kept(self) -> List[Tuple[int, int]]:
         return [one for path in self.config.vault.glob("*/ram/[!.]*") for one in _read_ranges(path)]
 
+    def _page_to_mount(self) -> int:
+        """The page size that is asked for; the small one when RAM is kept, or a kernel runs, that has no such pages."""
+        wanted = self.config.page_bytes
+        try:
+            fits = not any(start % wanted or size % wanted for start, size in self._all_kept())
+        except HoldfastError:  # whose RAM it is will be said when it is restored
+            fits = False
+        known = (self.root / f"sys/kernel/mm/hugepages/hugepages-{wanted >> 10}kB").exists()
+        return wanted if fits and known else SMALL_PAGE_BYTES
+
     def _live(self, domain_id: int, name: str) -> Path:
         if not self.mounted:
             raise VmError(
@@ -284,6 +296,17 @@ class DevdaxPool:
             yield
         finally:
             os.close(handle)
+
+
+def page_bytes(backing_dir: Path) -> int:
+    """The page size that QEMU sees there, and that every device therefore must have."""
+    return os.statvfs(backing_dir).f_bsize
+
+
+def pages_differ(config: PoolConfig) -> bool:
+    """Whether the pool is attached with pages of another size than it is to have."""
+    there = mount_options(Path("/"), config.backing_dir) is not None
+    return config.kind == DEVDAX and there and page_bytes(config.backing_dir) != config.page_bytes
 
 
 def open_numbers(root: Path) -> set[int]:

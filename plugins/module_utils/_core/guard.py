@@ -74,7 +74,11 @@ def stage(config: Config, generation: str, release: str, line: str, deadline_s: 
     forget(config.state_dir)
     if not has_option(line, "crashkernel"):
         return ""
-    needed = crash_area.size_for(config.required_pool.regions, os.cpu_count() or 1, kexec.initrd_bytes(release))
+    pool = config.required_pool
+    # For itself: what it has no room for of the VMs it keeps.
+    needed = crash_area.size_for(
+        pool.regions, os.cpu_count() or 1, kexec.initrd_bytes(release), page_bytes=pool.page_bytes
+    )
     found = kexec.crash_area_bytes()
     # A crash kernel has no crash area, but the kernel that it jumps to will.
     if found < needed and not is_crash_kernel(kexec.running_cmdline()):

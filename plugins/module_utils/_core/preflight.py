@@ -393,7 +393,8 @@ def _crash_kernel(case: _Case) -> Iterator[Blocker]:
         )
         return
     own = [crash_area.QEMU_BYTES if vm.qemu_bytes is None else vm.qemu_bytes for vm in case.vms]
-    needed = crash_area.size_for(host.pool.regions, host.cpu.count, host.initrd_bytes, sum(own))
+    pool = host.pool
+    needed = crash_area.size_for(pool.regions, host.cpu.count, host.initrd_bytes, sum(own), pool.page_bytes)
     if found < needed:
         yield Blocker(
             "crash-kernel-small",

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .config import LARGE_PAGE_BYTES, SMALL_PAGE_BYTES
 from .errors import BadInput
 from .resources import RAM_KIND, SOFT_KIND, Region
 
@@ -25,8 +26,9 @@ PREFERRED_START = 4 * GIB
 # The kernel describes every 4 KiB page of an fsdax pool by 64 bytes, taken from the host's own RAM
 # (8 GB for 500 GiB were seen).
 PAGES_PER_PAGE_OF_STRUCTURES = 64
-# A DAX device's pages are of 2 MiB, and of the 8 pages that describe each the kernel keeps 2 (vmemmap_can_optimize).
-PAGES_PER_PAGE_OF_SOFT_STRUCTURES = 256
+# However large a page of a DAX device is, the kernel keeps 2 of the pages that describe it (vmemmap_can_optimize), and
+# for one of 1 GiB the 8 tables that map them.
+SOFT_STRUCTURES_BYTES = {SMALL_PAGE_BYTES: 2 << 12, LARGE_PAGE_BYTES: 10 << 12}
 # QEMU's own page tables and the guest's have 8 bytes each for every 4 KiB.
 PAGES_PER_PAGE_OF_TABLES = 256
 # It writes those of one region on one CPU, those of several at the same time (nd_async_device_register); regions that
@@ -112,12 +114,14 @@ def nodes_with_ram(firmware: Sequence[Region]) -> tuple[int, ...]:
     return tuple(sorted({entry.node for entry in usable_ranges(firmware) if _room(entry) > 0}))
 
 
-def structures_bytes(pool: Sequence[Region]) -> int:
-    """What the kernel takes of the host's own RAM to describe a pool; of soft-reserved RAM when all of it is used."""
-    return sum(
-        region.size // (PAGES_PER_PAGE_OF_SOFT_STRUCTURES if region.kind == SOFT_KIND else PAGES_PER_PAGE_OF_STRUCTURES)
-        for region in pool
-    )
+def structures_bytes(pool: Sequence[Region], page_bytes: int = SMALL_PAGE_BYTES) -> int:
+    """What the kernel takes of the host's own RAM to describe a pool; of soft-reserved RAM when all of it is used.
+
+    ``page_bytes``: of the devices that soft-reserved RAM is used by.
+    """
+    soft = sum(region.size for region in pool if region.kind == SOFT_KIND)
+    files = sum(region.size for region in pool if region.kind != SOFT_KIND)
+    return files // PAGES_PER_PAGE_OF_STRUCTURES + soft // page_bytes * SOFT_STRUCTURES_BYTES[page_bytes]
 
 
 def page_tables_bytes(pool: Sequence[Region]) -> int:
@@ -136,11 +140,12 @@ def choose(
     *,
     host_reserve_bytes: int | None = None,
     soft: bool = False,
+    page_bytes: int = SMALL_PAGE_BYTES,
     vms: int | None = None,
 ) -> tuple[Region, ...]:
     """Regions for the wishes, in their order, each wish wholly inside one range of System RAM; a large one in pieces.
 
-    ``soft``: as soft-reserved RAM, with a vault for so many ``vms``.
+    ``soft``: as soft-reserved RAM, for devices of such pages, with a vault for so many ``vms``.
 
     The lowest fitting address from 4 GiB on is taken: 4 GiB is where RAM goes on after the PCI hole on every PC, while
     the upper end moves with each memory module, so the pool stays where it is when the host gets more RAM. Below 4 GiB
@@ -156,7 +161,7 @@ def choose(
         free = _without(usable_ranges(firmware), chosen)
         chosen.append(_explicit(firmware, wish, chosen) if wish.start is not None else _lowest(free, wish))
     regions = soft_reserved(chosen, vms) if soft else tuple(chosen)
-    _check_reserve(firmware, regions, host_reserve_bytes)
+    _check_reserve(firmware, regions, host_reserve_bytes, page_bytes)
     if soft:
         return regions
     return tuple(piece for region in chosen for piece in pieces(region, MOST_PIECES // len(wishes)))
@@ -295,9 +300,12 @@ def _room(entry: Region) -> int:
     return _floor(entry.end, UNIT_BYTES) - _ceil(max(entry.start, LOWEST_START), UNIT_BYTES)
 
 
-def _check_reserve(firmware: Sequence[Region], chosen: Sequence[Region], host_reserve_bytes: int | None) -> None:
+def _check_reserve(
+    firmware: Sequence[Region], chosen: Sequence[Region], host_reserve_bytes: int | None, page_bytes: int
+) -> None:
     reserve = default_host_reserve(firmware) if host_reserve_bytes is None else host_reserve_bytes
-    total, pool, structures = total_ram(firmware), sum(region.size for region in chosen), structures_bytes(chosen)
+    total, pool = total_ram(firmware), sum(region.size for region in chosen)
+    structures = structures_bytes(chosen, page_bytes)
     if total - pool - structures >= reserve:
         return
     share = PAGES_PER_PAGE_OF_STRUCTURES

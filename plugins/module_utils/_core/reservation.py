@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
-from . import cmdline, crash_area, durable, grub, kexec, qemu_conf, regions
+from . import cmdline, crash_area, devdax, durable, grub, kexec, qemu_conf, regions
 from . import config as configuration
 from .config import Config, PoolConfig
 from .crash_area import CrashArea, CrashWish
-from .errors import HoldfastError, JournalError, Refused
+from .errors import BadInput, HoldfastError, JournalError, Refused
 from .journal import LEFT_OVER, WAITING, open_journal
 from .pool import open_pool
 from .printable import argument
@@ -42,7 +42,8 @@ class Files:
 class Wish:
     """What the operator asks for: RAM per NUMA node, and how much of it the host must keep for itself (bytes).
 
-    ``kind`` of the pool, or ``auto``. ``vms``: how many the host may have; None when nobody says.
+    ``kind`` of the pool, or ``auto``; ``page_bytes`` for one of devices. ``vms``: how many the host may have; None when
+    nobody says.
     """
 
     regions: Tuple[PoolWish, ...]
@@ -51,6 +52,7 @@ class Wish:
     crash_kernel: str = crash_area.AUTO
     metrics_dir: Optional[Path] = configuration.METRICS_DIR
     vms: Optional[int] = None
+    page_bytes: int = configuration.SMALL_PAGE_BYTES
 
 
 def read_files() -> Files:
@@ -90,9 +92,10 @@ def wanted_config(current: Config, firmware: Sequence[Region], wish: Wish) -> Co
             wish.regions,
             host_reserve_bytes=wish.host_reserve_bytes,
             soft=wish.kind == configuration.DEVDAX,
+            page_bytes=wish.page_bytes,
             vms=wish.vms,
         )
-    pool = PoolConfig(wish.kind, current.state_dir / "pool", chosen)
+    pool = PoolConfig(wish.kind, current.state_dir / "pool", chosen, wish.page_bytes)
     return replace(current, pool=pool, metrics_dir=wish.metrics_dir)
 
 
@@ -108,7 +111,7 @@ def wanted_crash_area(files: Files, config: Config, firmware: Sequence[Region], 
         host_reserve_bytes=wish.host_reserve_bytes,
         vms=wish.vms,
     )
-    return crash_area.choose(asked, firmware, config.required_pool.regions)
+    return crash_area.choose(asked, firmware, config.required_pool)
 
 
 def with_pool(files: Files, config: Config, crash: CrashArea) -> Files:
@@ -148,6 +151,18 @@ def check_confined(wanted: Config, *, confined: bool) -> None:
         )
 
 
+def check_pages(wanted: Config, root: Path = Path("/")) -> None:
+    """Raise BadInput for pages that this kind of pool has not, and Refused for those that this host has not."""
+    pool = wanted.required_pool
+    if pool.page_bytes == configuration.SMALL_PAGE_BYTES:
+        return
+    size = regions.size_text(pool.page_bytes)
+    if pool.kind != configuration.DEVDAX:
+        raise BadInput(f"a pool of kind {pool.kind} has no pages of {size}", "make it one of kind devdax")
+    if not (root / f"sys/kernel/mm/hugepages/hugepages-{pool.page_bytes >> 10}kB").exists():
+        raise Refused(f"the processor of this host has no pages of {size} (pdpe1gb)", "use pages of 2M")
+
+
 def check(before: Files, after: Files, config: Config, wanted: Config, *, reboot: bool) -> None:
     """Raise Refused when this change, from ``config`` to ``wanted``, would take the pool or the journal from a VM.
 
@@ -155,10 +170,10 @@ def check(before: Files, after: Files, config: Config, wanted: Config, *, reboot
     """
     if before != after or reboot or not after.agent:
         check_in_flight(config.state_dir)
-    if config.pool and wanted.pool and config.pool.kind != wanted.pool.kind and vms_in_pool(config):
+    if config.pool and wanted.pool and _described(config.pool) != _described(wanted.pool) and vms_in_pool(config):
         raise Refused(
-            f"VMs run with their RAM in the pool of kind {config.pool.kind}: {', '.join(vms_in_pool(config))}",
-            f"shut them down, or move them away; then make it one of kind {wanted.pool.kind}, and reboot",
+            f"VMs run with their RAM in the pool of {_described(config.pool)}: {', '.join(vms_in_pool(config))}",
+            f"shut them down, or move them away; then make it one of {_described(wanted.pool)}, and reboot",
         )
     users = vms_in_pool(config) if not after.agent else ()
     if users:
@@ -166,6 +181,11 @@ def check(before: Files, after: Files, config: Config, wanted: Config, *, reboot
             f"VMs run with their RAM in the pool: {', '.join(users)}",
             "convert them back (domain_ram), shut them down, and try again",
         )
+
+
+def _described(pool: PoolConfig) -> str:
+    pages = "" if pool.kind != configuration.DEVDAX else f" with pages of {regions.size_text(pool.page_bytes)}"
+    return f"kind {pool.kind}{pages}"
 
 
 def check_in_flight(state_dir: Path) -> None:
@@ -226,7 +246,12 @@ def _put_libvirt(present: Files, wanted: Files) -> None:
 
 
 def reboot_required(config: Config, boot: str, running: str) -> bool:
-    """Whether the running kernel's command line keeps other RAM than the configuration and its boot file ask for."""
+    """Whether the running kernel's command line keeps other RAM than the configuration and its boot file ask for.
+
+    Or the pool is attached with pages of another size.
+    """
+    if config.pool and devdax.pages_differ(config.pool):
+        return True
     if not set(grub.arguments_of(boot)) <= set(cmdline.split(running)):
         return True
     asked = {(region.start, region.size) for region in config.pool.regions} if config.pool else set()

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import DEVDAX, FSDAX
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import FSDAX
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+
+from .pools import KINDS, STOCK
 
 TARGET_MISSED = 2
 
@@ -24,9 +26,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     bench.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIR", help="default: build/bench")
     bench.add_argument("--sizes", type=read_sizes, default=None, metavar="MIB,…", help="RAM that the guest touches")
     bench.add_argument("--rounds", type=int, default=1, metavar="N", help="measure everything N times (default 1)")
-    bench.add_argument(
-        "--pool-kind", choices=(FSDAX, DEVDAX), default=FSDAX, help=f"how VM RAM is kept (default {FSDAX})"
-    )
+    bench.add_argument("--pool-kind", choices=KINDS, default=FSDAX, help=f"how VM RAM is kept (default {FSDAX})")
     bench.add_argument(
         "--host-ram",
         type=read_sizes,
@@ -34,7 +34,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="GIB,…",
         help="instead of pauses, measure how long kernels of hosts with so much RAM take, with each kind of pool",
     )
-    bench.add_argument("--pools", type=read_words, default=None, metavar="KIND,…", help="of these kinds only, or none")
+    bench.add_argument("--pools", type=read_words, metavar="KIND,…", help="of these kinds only: none, devdax-1G, …")
     bench.add_argument(
         "--strict", action="store_const", const=TARGET_MISSED, default=0, help="a missed target is a failure"
     )
@@ -51,11 +51,9 @@ def read_sizes(text: str) -> tuple[int, ...]:
 
 def read_words(text: str) -> tuple[str, ...]:
     """``none,devdax`` as words. Raises BadInput."""
-    from .ram import KINDS
-
-    words = tuple(text.split(","))
-    if not set(words) <= set(KINDS):
-        raise BadInput(f"{text!r} names no kinds of pool", f"they are {', '.join(KINDS)}")
+    known, words = (STOCK, *KINDS), tuple(text.split(","))
+    if not set(words) <= set(known):
+        raise BadInput(f"{text!r} names no kinds of pool", f"they are {', '.join(known)}")
     return words
 
 

@@ -4,7 +4,8 @@
 """How long a kernel takes from its start to an attached pool, by how much RAM its host declares.
 
 The hosts are lab hosts. RAM that nobody touches costs the machine nothing, so they may declare far more than it has;
-what the kernel itself touches at its start, it has to have.
+what the kernel itself touches at its start, it has to have. They are prepared for the same number of VMs, so that what
+differs is the RAM. In pools of devices all RAM is then made into devices, to see what describing it takes.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import DEVDAX, FSDAX
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 
 from ..command import run, step
 from ..lab.hosts import Host, on_host
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
-from . import jumps
+from . import jumps, pools
+from .pools import STOCK
 
-STOCK = "none"
-KINDS = (STOCK, DEVDAX, FSDAX)
+KINDS = (STOCK, *pools.KINDS)
+MAX_VMS = 16
 # Of each host's RAM. The rest is the host's, and its crash kernel's, of which small hosts need a larger share.
 POOL_SHARE, SMALL_POOL_SHARE = "90%", "60%"
 SMALL_GIB = 64
@@ -43,6 +44,30 @@ LOOK_S = 2.0
 # When the kernel runs the first program of its initrd, by its own clock, which begins with it. (The journal has when
 # it heard of that.)
 KERNEL_READY = "dmesg | sed -n 's/^\\[ *\\([0-9.]*\\)\\] Run .* as init process$/\\1/p'"
+# By the agent's own code. Nothing is written into the devices; what is free is looked at when others have come to rest.
+DESCRIBED = """\
+sync
+python3 - <<'END_OF_PROGRAM'
+import sys, time
+from pathlib import Path
+sys.path.insert(0, "/usr/local/sbin/holdfast-agent")
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import allotment, config, daxdev, devdax, resources
+
+def free():
+    time.sleep(2)
+    words = Path("/proc/meminfo").read_text().split()
+    return int(words[words.index("MemFree:") + 1]) << 10
+
+pool, bus = config.load().required_pool, daxdev.DaxBus()
+page, before = devdax.page_bytes(pool.backing_dir), free()
+soft = [region for region in pool.regions if region.kind == resources.SOFT_KIND]
+made = [bus.make(region, allotment.free(region, (), page), page) for region in soft]
+taken = before - free()
+for device in made:
+    bus.remove(device.name)
+print(taken / sum(device.size_bytes for device in made))
+END_OF_PROGRAM
+"""
 LIVE_UPDATE = f"{jumps.PROGRAMS}/request-live-update everything"
 PLAIN_KEXEC = """\
 kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline
@@ -53,13 +78,17 @@ systemd-run -q --no-block kexec -e
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a kernel, seconds. ``kernel_s``: until it ran its first program; ``attach_s`` of the pool."""
+    """One start of a kernel, seconds. ``kernel_s``: until it ran its first program; ``attach_s`` of the pool.
+
+    ``described``: what the host gave to describe all of a pool of devices, as a share of it.
+    """
 
     ram_gib: int
     kind: str
     number: int
     kernel_s: float
     attach_s: float
+    described: float | None = None
 
     @property
     def ready_s(self) -> float:
@@ -88,7 +117,7 @@ def measure(folder: Path, sizes_gib: Sequence[int], kinds: Sequence[str], rounds
 def show(found: Sequence[Start], console: Console) -> None:
     """Print medians, and how they compare with the smallest host that has such a pool."""
     table = Table(title="From the kernel's start to an attached pool, seconds, medians", box=SIMPLE_HEAD)
-    for name in ("pool", "host GiB", "kernel", "attach", "both", "÷ smallest"):
+    for name in ("pool", "host GiB", "kernel", "attach", "both", "÷ smallest", "to describe it"):
         table.add_column(name, justify="right")
     for kind, some in groupby(
         sorted(found, key=lambda one: (KINDS.index(one.kind), one.ram_gib)), lambda one: one.kind
@@ -100,7 +129,10 @@ def show(found: Sequence[Start], console: Console) -> None:
                 median(getattr(one, name) for one in starts) for name in ("kernel_s", "attach_s", "ready_s")
             )
             smallest = smallest or both
-            table.add_row(kind, str(size), f"{kernel:.2f}", f"{attach:.2f}", f"{both:.2f}", f"{both / smallest:.2f}")
+            shares = [one.described for one in starts if one.described is not None]
+            share = f"{median(shares):.4%}" if shares else ""
+            ratio = f"{both / smallest:.2f}"
+            table.add_row(kind, str(size), f"{kernel:.2f}", f"{attach:.2f}", f"{both:.2f}", ratio, share)
     console.print(table)
 
 
@@ -116,7 +148,12 @@ def _host(folder: Path, size_gib: int) -> Iterator[Host]:
 
 
 def _prepare(folder: Path, share: str, kind: str) -> None:
-    wanted = {"prepare_pool_size": share, "prepare_pool_kind": kind, "prepare_reboot_ok": True}
+    wanted = {
+        "prepare_pool_size": share,
+        "prepare_max_vms": MAX_VMS,
+        "prepare_reboot_ok": True,
+        **pools.settings(kind),
+    }
     inventory = str((folder / "lab/inventory/hosts.yml").absolute())
     words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
     run(words, env=ansible_environment(os.environ), log=folder / "prepare.log", timeout_s=PREPARE_LIMIT_S)
@@ -139,4 +176,5 @@ def _start(host: Host, size_gib: int, kind: str, number: int) -> Start:
         if view["state"] != "restored":
             raise HoldfastError(f"the live update ended as {view['state']}: {view.get('reason', '')}")
         attach_s = phases["attach"]
-    return Start(size_gib, kind, number, kernel_s, attach_s)
+    described = float(on_host(host, DESCRIBED)) if kind in pools.DEVICES else None
+    return Start(size_gib, kind, number, kernel_s, attach_s, described)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..lab.guests.definitions import GuestSpec, bench_guest
 from ..lab.hosts import Lab, emulator_failed, on_host
 from ..lab.up import Wish, down, up
 from ..upgrade import ansible_environment
-from . import floor, jumps, plot, renewal
+from . import floor, jumps, plot, pools, renewal
 from .figures import TITLES, WAYS, Measurement, Subject, caption, document
 from .pause import Rig
 
@@ -97,7 +97,10 @@ class Plan:
     @property
     def guest(self) -> GuestSpec:
         """One guest for all sizes, so that nothing but touched RAM differs between them."""
-        return bench_guest(max(self.sizes_mib))
+        guest = bench_guest(max(self.sizes_mib))
+        # Only whole pages are RAM of a guest.
+        page_mib = 1024 if self.pool_kind == pools.LARGE else 1
+        return replace(guest, ram_mib=-(-guest.ram_mib // page_mib) * page_mib)
 
     @property
     def pool_mib(self) -> int:
@@ -222,8 +225,8 @@ def _rig(plan: Plan) -> Iterator[Rig]:
 def _prepare(plan: Plan, lab: Lab) -> None:
     wanted = {
         "prepare_pool_size": f"{plan.pool_mib}M",
-        "prepare_pool_kind": plan.pool_kind,
         "prepare_reboot_ok": True,
+        **pools.settings(plan.pool_kind),
     }
     inventory = str(lab.folder / "inventory" / "hosts.yml")
     words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
