@@ -85,7 +85,7 @@ options:
     type: int
     default: 2
   deadline_s:
-    description: Seconds that suspending all VMs, and restoring one, may take on the host.
+    description: Seconds that all may take on the host from the first pause to the jump, and restoring one VM.
     type: int
     default: 600
   shutdown_s:

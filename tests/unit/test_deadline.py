@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import deadline
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import deadline, filesystems, live_update
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
 
 SOON_S = 0.05
@@ -59,6 +61,27 @@ def test_what_is_done_in_time_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     with deadline.enforced(LONG_S):
         pass
     assert not vm.cancelled.is_set()
+
+
+def test_it_says_how_much_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch)
+    with deadline.enforced(LONG_S) as left_s:
+        assert LONG_S - 5 < left_s() <= LONG_S
+    with pytest.raises(HoldfastError), deadline.enforced(SOON_S) as left_s:
+        time.sleep(2 * SOON_S)
+    assert left_s() == 0
+
+
+@pytest.mark.parametrize(("left_s", "limit_s"), [(500.0, filesystems.VMS_WAIT_S), (7.0, 7.0), (0.0, 0.0)])
+def test_what_is_written_before_the_jump_has_no_longer(
+    monkeypatch: pytest.MonkeyPatch, left_s: float, limit_s: float
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(live_update.filesystems, "sync_all_but", lambda _place, limit: limits.append(limit))
+    pool = SimpleNamespace(commit=lambda: None, mount_point=lambda: "/pool")
+    journal = SimpleNamespace(vms=[{"state": "suspended"}], phase=lambda _name: nullcontext())
+    live_update._write_out(Libvirt(), pool, journal, lambda: left_s)  # type: ignore[arg-type]
+    assert limits == [limit_s]
 
 
 def test_every_save_is_cancelled_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager, suppress
-from typing import Iterator
+from typing import Callable, Iterator
 
 from .errors import HoldfastError, VmError
 from .hypervisor import Hypervisor, connect
@@ -20,9 +21,12 @@ GRACE_S = 30.0
 
 
 @contextmanager
-def enforced(limit_s: float) -> Iterator[None]:
-    """Cancel every save when the block takes longer than ``limit_s``. Raises HoldfastError at its end then."""
-    expired = threading.Event()
+def enforced(limit_s: float) -> Iterator[Callable[[], float]]:
+    """Cancel every save when the block takes longer than ``limit_s``. Raises HoldfastError at its end then.
+
+    Yields a function that says how much is left, in seconds, 0 at least.
+    """
+    expired, end = threading.Event(), time.monotonic() + limit_s
 
     def expire() -> None:
         expired.set()
@@ -35,7 +39,7 @@ def enforced(limit_s: float) -> Iterator[None]:
     first.daemon = last.daemon = True
     first.start()
     try:
-        yield
+        yield lambda: max(0.0, end - time.monotonic())
     finally:
         first.cancel()
         last.cancel()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from . import (
     attach,
@@ -63,8 +63,10 @@ def live_update(config: Config) -> None:
             mark = _load(config, journal, wanted)
             cold.store(config, hypervisor, journal, wanted)
             restarts.shut_down(hypervisor, journal, wanted)
-            _suspend_all(hypervisor, pool, journal, wanted)
-            _jump(hypervisor, pool, journal, mark)
+            with deadline.enforced(wanted.deadline_s) as left_s:
+                _suspend_all(hypervisor, pool, journal, wanted)
+                _write_out(hypervisor, pool, journal, left_s)
+            _jump(journal, mark)
         except BaseException as exc:
             recover(config, reason=str(exc))
             raise
@@ -161,7 +163,7 @@ def _stage_guard(config: Config, journal: Journal, wanted: Request, new: str) ->
 
 def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: Request) -> None:
     journal.record("suspending")
-    with journal.phase("suspend"), deadline.enforced(wanted.deadline_s):
+    with journal.phase("suspend"):
         attach.own(pool, journal)
         order = [vm.uuid for vm in sorted(wanted.staying, key=lambda vm: vm.priority)]
         failures = lanes.until_failure(
@@ -175,18 +177,21 @@ def _suspend_all(hypervisor: Hypervisor, pool: Pool, journal: Journal, wanted: R
     journal.record("suspended")
 
 
-def _jump(hypervisor: Hypervisor, pool: Pool, journal: Journal, mark: Optional[int]) -> None:
-    """The point of no return, passed only when no VM is left behind."""
+def _write_out(hypervisor: Hypervisor, pool: Pool, journal: Journal, left_s: Callable[[], float]) -> None:
+    """Everything that the next kernel reads is where it belongs, and no VM is left behind."""
     left = [domain.name for domain in hypervisor.running()]
     if left or any(vm["state"] not in ("suspended", "stored", "shut_down") for vm in journal.vms):
         raise HoldfastError(
             f"not every VM is suspended: {', '.join(left) or 'see the journal'}", "run the upgrade again"
         )
+    with journal.phase("jump"):
+        pool.commit()
+        filesystems.sync_all_but(pool.mount_point(), min(filesystems.VMS_WAIT_S, left_s()))
+
+
+def _jump(journal: Journal, mark: Optional[int]) -> None:
+    """The point of no return."""
     kexec.check_loaded(mark)
-    journal.record("phase_begin", name="jump")
-    pool.commit()
-    filesystems.sync_all_but(pool.mount_point(), filesystems.VMS_WAIT_S)
-    journal.record("phase_end", name="jump")
     journal.record("jumping")
     journal.record("phase_begin", name="boot")
     kexec.jump()
