@@ -341,6 +341,19 @@ def test_postcopy_where_it_is_allowed_and_there_is_no_other_way(fleet: Fleet, tm
     assert outcome.postcopy
 
 
+def test_no_postcopy_into_a_pool(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU at the destination refuses it, or, with a device, loses the VM when it finds out."""
+    backing = "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>"
+    monkeypatch.setattr(Vm, "xml", lambda _vm: XML.replace("<devices/>", f"{backing}<devices/>"))
+    monkeypatch.setattr(Vm, "start_postcopy", lambda _vm: pytest.fail("the VM would be lost"))
+    stalling(fleet, 9000)
+    fleet.script = [fleet.until_aborted]
+    outcome = go(fleet, tmp_path, postcopy=PostCopy.IF_HOPELESS)
+    assert (outcome.whereabouts, outcome.postcopy) == (Whereabouts.SOURCE, False)
+    assert "POSTCOPY" not in fleet.calls[0]
+    assert outcome.remarks == (evacuation.NO_POSTCOPY,)
+
+
 def test_a_postcopy_migration_that_broke_goes_on_from_there(fleet: Fleet, tmp_path: Path) -> None:
     stalling(fleet, 9000)
 

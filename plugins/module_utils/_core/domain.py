@@ -121,6 +121,11 @@ def vm_facts(
     )
 
 
+def ram_in_file(xml: str) -> bool:
+    """Whether the RAM of a VM with this definition is a file, or what is in a file's place, wherever it runs."""
+    return _ram_backing(_parsed(xml)) in (RamBacking.FILE_SHARED, RamBacking.FILE_PRIVATE)
+
+
 def live_directory(domain_id: int, name: str) -> str:
     """libvirt's name for a running VM's private directory: ``<id>-<first 20 characters of the name>``.
 

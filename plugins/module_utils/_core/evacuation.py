@@ -36,6 +36,9 @@ PROOF_LIMIT_S = 60.0
 # A destination whose network is gone closes no connection, and libvirt may hold on to it until TCP gives up.
 SILENT_LIMIT_S = 60.0
 PROGRESS_DIR = RUN_DIR / "migrations"
+# QEMU asks for tmpfs or hugetlbfs (test_ramblock_postcopiable). The nodes of a pool of devices are on the latter, so it
+# would find out only when the guest's CPUs have gone over, and the VM would be lost.
+NO_POSTCOPY = "no post-copy: its RAM is a file or a device, of which QEMU fetches no pages; it is moved without"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Move:
         self.aimed = False
         self.postcopy = False
         self.reason = ""
+        self.remarks: Tuple[str, ...] = ()
         self.look()
 
     def look(self) -> None:
@@ -129,6 +133,9 @@ class Move:
         self.ends = Ends((version[0], version[1], version[2]), self.there.qemu_version())
         self.paused_before = self.vm.runs() is Runs.STANDS
         migration.require_possible(self.wish, self.ends)
+        if self.wish.postcopy is not PostCopy.NEVER and domain.ram_in_file(self.vm.xml()):
+            self.wish = replace(self.wish, postcopy=PostCopy.NEVER)
+            self.remarks = (NO_POSTCOPY,)
 
     def go(self) -> Tuple[Whereabouts, str, int]:
         """Try as often as wished. Returns where the VM is, why not at the destination, and the number of tries."""
@@ -320,7 +327,7 @@ def copy_plan(vm: Domain, storage: Storage) -> CopyPlan:
 def move(move_of: Move, journey: Journey, state_dir: Path) -> Outcome:
     """Move it; remember it, make images, and take both back if it did not move."""
     with alone(), _still_here(move_of), _progress_ends(move_of.vm), _images_made(move_of, journey):
-        remarks = _remember(move_of, journey, state_dir)
+        remarks = (*move_of.remarks, *_remember(move_of, journey, state_dir))
         place, error, tries = move_of.go()
         outcome = Outcome(
             place,
