@@ -27,7 +27,10 @@ from .pause import Rig, observe
 PROGRAMS = "/usr/local/lib/holdfast-bench"
 STATE = "/var/lib/holdfast-bench"
 UNIT = "holdfast-bench-restore.service"
-INSTALLED = ("request-live-update", "suspend-to-disk", "restore-from-disk", "jump-to-minimal-init", "bare-qemu")
+INSTALLED = (
+    *("request-live-update", "suspend-to-disk", "restore-from-disk", "jump-to-minimal-init", "bare-qemu"),
+    "describe-pool",
+)
 # No way is over faster than this; a guest that is short of CPU may be silent for a second or two.
 SILENCE_S = 3.0
 

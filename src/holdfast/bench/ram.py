@@ -44,30 +44,7 @@ LOOK_S = 2.0
 # When the kernel runs the first program of its initrd, by its own clock, which begins with it. (The journal has when
 # it heard of that.)
 KERNEL_READY = "dmesg | sed -n 's/^\\[ *\\([0-9.]*\\)\\] Run .* as init process$/\\1/p'"
-# By the agent's own code. Nothing is written into the devices; what is free is looked at when others have come to rest.
-DESCRIBED = """\
-sync
-python3 - <<'END_OF_PROGRAM'
-import sys, time
-from pathlib import Path
-sys.path.insert(0, "/usr/local/sbin/holdfast-agent")
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import allotment, config, daxdev, devdax, resources
-
-def free():
-    time.sleep(2)
-    words = Path("/proc/meminfo").read_text().split()
-    return int(words[words.index("MemFree:") + 1]) << 10
-
-pool, bus = config.load().required_pool, daxdev.DaxBus()
-page, before = devdax.page_bytes(pool.backing_dir), free()
-soft = [region for region in pool.regions if region.kind == resources.SOFT_KIND]
-made = [bus.make(region, allotment.free(region, (), page), page) for region in soft]
-taken = before - free()
-for device in made:
-    bus.remove(device.name)
-print(taken / sum(device.size_bytes for device in made))
-END_OF_PROGRAM
-"""
+DESCRIBE = f"{jumps.PROGRAMS}/describe-pool"
 LIVE_UPDATE = f"{jumps.PROGRAMS}/request-live-update everything"
 PLAIN_KEXEC = """\
 kexec -s -l /boot/vmlinuz-$(uname -r) --initrd=/boot/initrd.img-$(uname -r) --reuse-cmdline
@@ -176,5 +153,5 @@ def _start(host: Host, size_gib: int, kind: str, number: int) -> Start:
         if view["state"] != "restored":
             raise HoldfastError(f"the live update ended as {view['state']}: {view.get('reason', '')}")
         attach_s = phases["attach"]
-    described = float(on_host(host, DESCRIBED)) if kind in pools.DEVICES else None
+    described = float(on_host(host, DESCRIBE)) if kind in pools.DEVICES else None
     return Start(size_gib, kind, number, kernel_s, attach_s, described)
