@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
 from holdfast import cli as command_line
-from holdfast.bench import cli, floor, jumps, pause, pools, ram, rounds
+from holdfast.bench import cli, floor, jumps, many, pause, pools, ram, rounds
 from holdfast.bench.figures import Measurement, Phase, Subject
 from holdfast.bench.rounds import Plan, Record
 from holdfast.lab.guests.observer import Held, HoldListener
@@ -252,6 +252,23 @@ def test_starts_are_compared_with_those_of_the_smallest_host_of_their_kind() -> 
         ["devdax", "8", "5.00", "0.25", "5.25", "1.00", "0.4000%"],
         ["devdax", "512", "6.00", "0.30", "6.30", "1.20", "0.3900%"],
     ]
+
+
+def test_the_median_vm_of_many_is_compared_with_one_alone() -> None:
+    found = [many.Stay(1, number, "many1", 50.0 + number, 51.0, 0.0, 50.0 + number) for number in (1, 2, 3)]
+    # Paused from the least important one on, and resumed the other way round.
+    pauses = ((3.0, 55.0), (2.0, 60.0), (1.0, 65.0))
+    found += [many.Stay(3, 1, f"many{n}", end - begin, 60.0, begin, end) for n, (begin, end) in enumerate(pauses, 1)]
+    console = Console(record=True, width=120)
+    many.show(found, console)
+    rows = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    assert rows[-2:] == [
+        ["1", "52.0", "1.00", "52.0", "52.0", "52.0"],
+        ["3", "58.0", "1.12", "52.0", "64.0", "64.0"],
+    ]
+    assert [guest.ip for guest in many.guests(2)] == ["10.0.2.100", "10.0.2.101"]
+    with pytest.raises(HoldfastError, match="bench of 41 VMs"):
+        many.guests(41)
 
 
 def test_kinds_of_pools_are_read_from_one_word(tmp_path: Path) -> None:

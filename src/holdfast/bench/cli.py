@@ -34,6 +34,9 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         metavar="GIB,…",
         help="instead of pauses, measure how long kernels of hosts with so much RAM take, with each kind of pool",
     )
+    bench.add_argument(
+        "--vms", type=read_sizes, default=(), metavar="N,…", help="instead of one large guest, so many small ones"
+    )
     bench.add_argument("--pools", type=read_words, metavar="KIND,…", help="of these kinds only: none, devdax-1G, …")
     bench.add_argument(
         "--strict", action="store_const", const=TARGET_MISSED, default=0, help="a missed target is a failure"
@@ -61,7 +64,7 @@ def _bench(options: argparse.Namespace) -> int:
     try:
         from rich.console import Console
 
-        from . import ram, rounds, summary
+        from . import many, ram, rounds, summary
         from .figures import targets
     except ModuleNotFoundError as exc:
         raise BadInput(f"the bench needs {exc.name}", "pip install 'holdfast[lab,bench]'") from exc
@@ -69,6 +72,10 @@ def _bench(options: argparse.Namespace) -> int:
         found = ram.measure(options.output, options.host_ram, options.pools or ram.KINDS, options.rounds)
         ram.show(found, Console())
         print(f"{options.output}/ram.json")
+        return 0
+    if options.vms:
+        many.show(many.measure(options.output, options.vms, options.rounds, options.pool_kind), Console())
+        print(f"{options.output}/many.json")
         return 0
     plan = rounds.Plan(options.output, options.sizes or rounds.SIZES_MIB, options.rounds, options.pool_kind)
     record = rounds.bench(plan)
