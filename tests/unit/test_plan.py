@@ -478,6 +478,15 @@ def test_a_vm_of_the_pool_is_moved_to_another_pool_only() -> None:
     assert {move.destination for batch in plan.batches for move in batch.evacuations} == {"h1", "h3"}
 
 
+def test_a_vm_is_moved_to_a_pool_whose_pages_fit_its_ram_only() -> None:
+    home, large = pools("h1"), [replace(one, page_bytes=GIB) for one in pools("h2")]
+    for blocks, fits in (((2 * GIB,), True), ((GIB, GIB + (512 << 20)), False)):
+        moved = vm("a", "h1", treatments=(LIVE,), pooled=True, ram_blocks=blocks)
+        plan = planned(fleet([*home, *large], [moved], waves=(1,)))
+        assert plan.complete is fits
+    assert "a pool with pages of 1 GiB" in why_out(plan, "h1")
+
+
 def test_a_vm_that_is_not_in_a_pool_is_not_moved_to_one() -> None:
     anonymous = vm("a", "h1", treatments=(LIVE,))
     plan = planned(fleet([host("h1"), *pools("h2")], [anonymous], waves=(1,)))

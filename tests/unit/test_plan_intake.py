@@ -74,6 +74,15 @@ def test_a_vm_outside_the_pool_has_no_part_in_the_room_that_the_pool_is() -> Non
     assert [vm.pooled for vm in known.vms] == [True, False]
 
 
+def test_pages_are_those_of_a_pool_of_devices() -> None:
+    for kind, page_bytes in (("fsdax", 1), ("devdax", GIB)):
+        pool = {**HOST["pool"], "kind": kind, "page_bytes": GIB}
+        known = fleet(
+            Found("h1", {**HOST, "pool": pool}, [guest("a", ram_files=[{"name": "pc.ram", "size_bytes": GIB}])])
+        )
+        assert (known.hosts[0].page_bytes, known.vms[0].ram_blocks) == (page_bytes, (GIB,))
+
+
 def test_a_host_without_a_pool_has_the_ram_of_the_host() -> None:
     bare = {**HOST, "pool": {"mounted": False, "free_bytes": 0}, "mem_available_bytes": 3 * GIB}
     assert fleet(Found("h1", bare, [guest("a")])).hosts[0].ram_bytes == 5 * GIB

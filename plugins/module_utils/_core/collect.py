@@ -226,6 +226,7 @@ def pool_facts(config: Config, running: str, root: Path = ROOT) -> PoolFacts:
     facts = PoolFacts(
         regions=_with_nodes(reserved, config.pool.regions),
         configured=config.pool.regions,
+        kind=config.pool.kind,
         page_bytes=config.pool.page_bytes,
         mount_point=str(config.pool.mount_point),
         mounted=options is not None,

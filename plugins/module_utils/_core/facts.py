@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Optional, Tuple
 
-from .config import SMALL_PAGE_BYTES
+from .config import FSDAX, SMALL_PAGE_BYTES
 from .resources import RamFile, Region, Service, Watchdog
 
 # virDomainSaveParams takes the format of the image since then (VIR_DOMAIN_SAVE_PARAM_IMAGE_FORMAT, libvirt's NEWS);
@@ -56,13 +56,15 @@ class Runs(Enum):
 class PoolFacts:
     """The pool as it is now. ``regions`` come from the running kernel's command line, ``configured`` from the agent's.
 
-    They differ from when the host is prepared anew until it is rebooted. ``page_bytes``: of a pool of devices.
+    They differ from when the host is prepared anew until it is rebooted. ``kind`` is the agent's, too; ``page_bytes``:
+    in a pool of devices every RAM block is a multiple of that.
     ``free_bytes`` are left for RAM, ``state_bytes`` for device states.
     """
 
     regions: Tuple[Region, ...] = ()
     mount_point: str = ""
     configured: Tuple[Region, ...] = ()
+    kind: str = FSDAX
     page_bytes: int = SMALL_PAGE_BYTES
     mounted: bool = False
     dax: bool = False

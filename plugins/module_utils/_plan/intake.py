@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
 
+from .._core.config import DEVDAX
 from .._core.errors import BadInput
 from .._core.facts import CpuFacts, Disk, Mount, RamBacking, Treatment, VmFacts
 from .._core.journal import WAITING
@@ -226,6 +227,7 @@ def _host(entry: Found, measured: Sequence[Run], parallel: int, done: bool) -> H
         done=done,
         pool=prepared,
         qemu=_known_version((host.get("qemu") or {}).get("version") or ()),
+        page_bytes=int(pool.get("page_bytes") or 1) if pool.get("kind") == DEVDAX else 1,
     )
 
 
@@ -275,6 +277,7 @@ def _vm(entry: Found, vm: Mapping[str, Any], decision: Decision) -> Vm:
         may_restart=decision.may_restart,
         rule=decision.reason,
         pooled=_pooled(vm),
+        ram_blocks=tuple(int(file["size_bytes"]) for file in vm.get("ram_files") or ()),
         writes_bytes_per_s=vm.get("writes_bytes_per_s"),
         qemu=_known_version(str(vm.get("qemu_version") or "").split(".")),
     )

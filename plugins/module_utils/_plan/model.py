@@ -49,6 +49,8 @@ class Host:
 
     ``pool``: it was prepared, and that room is its pool, which only VMs that are ``pooled`` take of.
 
+    ``page_bytes``: RAM blocks of VMs in its pool are multiples of that.
+
     ``blockers`` is why it cannot be upgraded now; ``done`` says that it has been. ``domain``: hosts that share a rack,
     or whatever fails together. ``qemu``: the version that is installed, empty when it is not known.
     """
@@ -65,6 +67,7 @@ class Host:
     done: bool = False
     pool: bool = False
     qemu: Tuple[int, ...] = ()
+    page_bytes: int = 1
 
     def room_taken_by(self, vm: Vm) -> int:
         """Bytes of ``ram_bytes`` that a VM takes while it runs here."""
@@ -73,7 +76,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM that runs now. ``pooled``: its RAM is a shared file, as a pool keeps it.
+    """A VM that runs now. ``pooled``: its RAM is a shared file, as a pool keeps it; ``ram_blocks``: their sizes, bytes.
 
     ``held`` is why it cannot stay in place, ``bound`` why it cannot leave its host. ``treatments`` are those its policy
     allows, in its order; ``rule`` is the rule that says so. ``writes_bytes_per_s``: how fast it writes to its RAM, None
@@ -100,6 +103,7 @@ class Vm:
     may_restart: bool = False
     rule: str = ""
     pooled: bool = False
+    ram_blocks: Tuple[int, ...] = ()
     writes_bytes_per_s: Optional[int] = None
     qemu: Tuple[int, ...] = ()
 

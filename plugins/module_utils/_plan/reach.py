@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Dict, FrozenSet, List, Sequence, Tuple
 
 from .._core.facts import Disk
+from .._core.regions import size_text
 from .model import Host, Limits, Vm
 
 # CPUs that are the host's own, so that only the same processor will do.
@@ -69,8 +70,12 @@ class Reach:
 
     def _backing(self, vm: Vm, destination: str) -> List[str]:
         """A VM keeps its kind of RAM when it moves; at home it may stay what it was."""
-        pool = self._hosts[destination].pool
-        if destination == vm.host or vm.pooled == pool:
+        pool, page_bytes = self._hosts[destination].pool, self._hosts[destination].page_bytes
+        if destination == vm.host:
+            return []
+        if pool and vm.pooled and any(size % page_bytes for size in vm.ram_blocks):
+            return [f"has a pool with pages of {size_text(page_bytes)}, and the VM's RAM is no multiple of that"]
+        if vm.pooled == pool:
             return []
         if pool:
             return ["would have to give it RAM of its own: the VM's is not in a pool (cold or restart brings it there)"]
