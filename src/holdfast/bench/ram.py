@@ -36,7 +36,7 @@ from .pools import STOCK
 KINDS = (STOCK, *pools.KINDS)
 MAX_VMS = 16
 # Of each host's RAM. The rest is the host's, and its crash kernel's, of which small hosts need a larger share.
-POOL_SHARE, SMALL_POOL_SHARE = "90%", "60%"
+POOL_SHARE, SMALL_POOL_SHARE = "90%", "40%"
 SMALL_GIB = 64
 PREPARE_LIMIT_S = 1800.0
 JUMP_LIMIT_S = 600.0
