@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,16 +96,13 @@ def test_there_is_no_jump_to_another_kernel(kernel: Kernel, monkeypatch: pytest.
     done: list[str] = []
     nothing: Callable[..., Any] = lambda *_args, **_fields: None  # noqa: E731
     monkeypatch.setattr(kexec, "jump", lambda: done.append("jump"))
-    monkeypatch.setattr(live_update.filesystems, "sync_all_but", nothing)
-    hypervisor: Any = SimpleNamespace(running=list)
-    pool: Any = SimpleNamespace(commit=nothing, mount_point=nothing)
     journal: Any = SimpleNamespace(vms=[{"state": "suspended"}], record=nothing)
     mark = _loaded()
-    live_update._jump(hypervisor, pool, journal, mark)
+    live_update._jump(journal, mark)
     assert done == ["jump"]
     kernel.loaded.write_text("0\n")
     with pytest.raises(HoldfastError, match="no longer loaded"):
-        live_update._jump(hypervisor, pool, journal, mark)
+        live_update._jump(journal, mark)
     assert done == ["jump"]
 
 
@@ -118,20 +116,15 @@ def test_there_is_no_jump_to_another_kernel(kernel: Kernel, monkeypatch: pytest.
     ],
 )
 def test_there_is_no_jump_unless_every_vm_is_suspended_or_shut_down_on_record(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, states: tuple[str, ...], jumps: bool
+    monkeypatch: pytest.MonkeyPatch, states: tuple[str, ...], jumps: bool
 ) -> None:
     """Libvirt shows nobody any more; what the journal does not know to be safe is not left behind all the same."""
     done: list[str] = []
     nothing: Callable[..., Any] = lambda *_args, **_fields: None  # noqa: E731
-    monkeypatch.setattr(kexec, "jump", lambda: done.append("jump"))
-    monkeypatch.setattr(live_update.filesystems, "sync_all_but", nothing)
-    journal: Any = SimpleNamespace(vms=[{"state": state} for state in states], record=nothing)
+    monkeypatch.setattr(live_update.filesystems, "sync_all_but", lambda *_: done.append("synced"))
+    journal: Any = SimpleNamespace(vms=[{"state": state} for state in states], phase=lambda _name: nullcontext())
     hypervisor: Any = SimpleNamespace(running=list)
     pool: Any = SimpleNamespace(commit=nothing, mount_point=nothing)
-    mark = _loaded()
-    if not jumps:
-        with pytest.raises(HoldfastError, match="not every VM is suspended"):
-            live_update._jump(hypervisor, pool, journal, mark)
-    else:
-        live_update._jump(hypervisor, pool, journal, mark)
+    with nullcontext() if jumps else pytest.raises(HoldfastError, match="not every VM is suspended"):
+        live_update._write_out(hypervisor, pool, journal, lambda: 60.0)
     assert bool(done) is jumps

@@ -75,7 +75,7 @@ def stage(config: Config, generation: str, release: str, line: str, deadline_s: 
     if not has_option(line, "crashkernel"):
         return ""
     pool = config.required_pool
-    # For itself: what it has no room for of the VMs it keeps.
+    # Without QEMUs: the VMs that it has no room for are kept in the pool.
     needed = crash_area.size_for(
         pool.regions, os.cpu_count() or 1, kexec.initrd_bytes(release), page_bytes=pool.page_bytes
     )

@@ -119,7 +119,8 @@ def mem_available(root: Path = Path("/")) -> int:
 
 def crash_area_bytes() -> int:
     """RAM that this kernel keeps for a crash kernel; 0 without ``crashkernel=``, or when it found no room."""
-    return int(CRASH_SIZE.read_text())
+    # One that knows of no crash kernels has no such file.
+    return int(CRASH_SIZE.read_text()) if CRASH_SIZE.exists() else 0
 
 
 def load_crash(image: Path, initrd: Path, cmdline: str) -> None:
