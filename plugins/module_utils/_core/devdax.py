@@ -276,8 +276,7 @@ class DevdaxPool:
             fits = not any(start % wanted or size % wanted for start, size in self._all_kept())
         except HoldfastError:  # whose RAM it is will be said when it is restored
             fits = False
-        known = (self.root / f"sys/kernel/mm/hugepages/hugepages-{wanted >> 10}kB").exists()
-        return wanted if fits and known else SMALL_PAGE_BYTES
+        return wanted if fits and has_pages(wanted, self.root) else SMALL_PAGE_BYTES
 
     def _live(self, domain_id: int, name: str) -> Path:
         if not self.mounted:
@@ -301,6 +300,11 @@ class DevdaxPool:
 def page_bytes(backing_dir: Path) -> int:
     """The page size that QEMU sees there, and that every device therefore must have."""
     return os.statvfs(backing_dir).f_bsize
+
+
+def has_pages(size_bytes: int, root: Path = Path("/")) -> bool:
+    """Whether this kernel has pages of this size, on this processor."""
+    return (root / f"sys/kernel/mm/hugepages/hugepages-{size_bytes >> 10}kB").exists()
 
 
 def pages_differ(config: PoolConfig) -> bool:

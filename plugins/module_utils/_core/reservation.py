@@ -159,7 +159,7 @@ def check_pages(wanted: Config, root: Path = Path("/")) -> None:
     size = regions.size_text(pool.page_bytes)
     if pool.kind != configuration.DEVDAX:
         raise BadInput(f"a pool of kind {pool.kind} has no pages of {size}", "make it one of kind devdax")
-    if not (root / f"sys/kernel/mm/hugepages/hugepages-{pool.page_bytes >> 10}kB").exists():
+    if not devdax.has_pages(pool.page_bytes, root):
         raise Refused(f"the processor of this host has no pages of {size} (pdpe1gb)", "use pages of 2M")
 
 

@@ -9,7 +9,6 @@ Small guests that do nothing but speak, in a live update of the kernel that runs
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,19 +25,17 @@ from rich.table import Table
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import pause_s
 
-from ..command import run, step
+from ..command import step
 from ..lab import scene
 from ..lab.guests.definitions import GuestSpec
 from ..lab.hosts import Host, on_host
 from ..lab.up import Wish, down, up
-from ..upgrade import ansible_environment
 from . import jumps, pools
 
 RAM_MIB = 160
 # Beside guest RAM: the host itself and its crash kernel, and a QEMU for each guest.
 HOST_OWN_MIB, QEMU_MIB = 3072, 96
 MOST_VMS = 40
-PREPARE_LIMIT_S = 1800.0
 JUMP_LIMIT_S = 1800.0
 LOOK_S = 5.0
 
@@ -114,16 +111,8 @@ def _host(folder: Path, everybody: tuple[GuestSpec, ...], kind: str) -> Iterator
     try:
         ram_mib = pool_mib + len(everybody) * QEMU_MIB + HOST_OWN_MIB
         host = up(lab, Wish(ram_mib=ram_mib, nodes=1, guests=everybody)).host("hv1")
-        wanted = {
-            "prepare_pool_size": f"{pool_mib}M",
-            "prepare_max_vms": len(everybody),
-            "prepare_reboot_ok": True,
-            **pools.settings(kind),
-        }
-        inventory = str(lab / "inventory" / "hosts.yml")
-        words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
         with step("hv1: prepared"):
-            run(words, env=ansible_environment(os.environ), log=folder / "prepare.log", timeout_s=PREPARE_LIMIT_S)
+            pools.prepare(lab, kind, f"{pool_mib}M", prepare_max_vms=len(everybody))
         jumps.install(host)
         yield host
     finally:

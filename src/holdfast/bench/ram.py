@@ -11,7 +11,6 @@ differs is the RAM. In pools of devices all RAM is then made into devices, to se
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,10 +24,9 @@ from rich.table import Table
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 
-from ..command import run, step
+from ..command import step
 from ..lab.hosts import Host, console_on_failure, on_host
 from ..lab.up import Wish, down, up
-from ..upgrade import ansible_environment
 from . import jumps, pools
 from .floor import sightings
 from .pools import STOCK
@@ -38,7 +36,6 @@ MAX_VMS = 16
 # Of each host's RAM. The rest is the host's, and its crash kernel's, of which small hosts need a larger share.
 POOL_SHARE, SMALL_POOL_SHARE = "90%", "40%"
 SMALL_GIB = 64
-PREPARE_LIMIT_S = 1800.0
 # On the console: the old kernel's last word, and the new one's when it runs the first program of its initrd. Its own
 # clock begins somewhere in between, and not always at the same place.
 LAST_WORD, READY = "Starting new kernel", "as init process"
@@ -80,7 +77,8 @@ def measure(folder: Path, sizes_gib: Sequence[int], kinds: Sequence[str], rounds
             for kind in sorted(kinds, key=KINDS.index):
                 if kind != STOCK:
                     with step(f"{size} GiB: {kind}: prepared"):
-                        _prepare(folder, SMALL_POOL_SHARE if size < SMALL_GIB else POOL_SHARE, kind)
+                        share = SMALL_POOL_SHARE if size < SMALL_GIB else POOL_SHARE
+                        pools.prepare(folder / "lab", kind, share, prepare_max_vms=MAX_VMS)
                     jumps.install(host)
                 jumps.settle(host)
                 for number in range(1, rounds + 1):
@@ -121,18 +119,6 @@ def _host(folder: Path, size_gib: int) -> Iterator[Host]:
         yield up(lab, Wish(ram_mib=size_gib << 10, nodes=1, guests=())).host("hv1")
     finally:
         down(lab)
-
-
-def _prepare(folder: Path, share: str, kind: str) -> None:
-    wanted = {
-        "prepare_pool_size": share,
-        "prepare_max_vms": MAX_VMS,
-        "prepare_reboot_ok": True,
-        **pools.settings(kind),
-    }
-    inventory = str((folder / "lab/inventory/hosts.yml").absolute())
-    words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
-    run(words, env=ansible_environment(os.environ), log=folder / "prepare.log", timeout_s=PREPARE_LIMIT_S)
 
 
 def _start(host: Host, size_gib: int, kind: str, number: int) -> Start:

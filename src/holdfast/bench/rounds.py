@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +18,11 @@ from typing import Any
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import FSDAX
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
 
-from ..command import run, step
+from ..command import step
 from ..lab import emulator
 from ..lab.guests.definitions import GuestSpec, bench_guest
 from ..lab.hosts import Lab, emulator_failed, on_host
 from ..lab.up import Wish, down, up
-from ..upgrade import ansible_environment
 from . import floor, jumps, plot, pools, renewal
 from .figures import TITLES, WAYS, Measurement, Subject, caption, document
 from .pause import Rig
@@ -208,7 +206,8 @@ def _rig(plan: Plan) -> Iterator[Rig]:
         lab = up(folder, Wish(ram_mib=plan.host_mib, nodes=1, guests=(plan.guest,)))
         rig = Rig(lab.host("hv1"), plan.guest)
         with step("hv1: prepared"):
-            _prepare(plan, lab)
+            pools.prepare(folder, plan.pool_kind, f"{plan.pool_mib}M")
+            jumps.settle(lab.host("hv1"))
         with step(f"{plan.guest.name}: started"):
             jumps.install(rig.host)
             on_host(rig.host, f"virsh -q start {plan.guest.name}")
@@ -220,18 +219,6 @@ def _rig(plan: Plan) -> Iterator[Rig]:
         raise
     finally:
         down(folder)
-
-
-def _prepare(plan: Plan, lab: Lab) -> None:
-    wanted = {
-        "prepare_pool_size": f"{plan.pool_mib}M",
-        "prepare_reboot_ok": True,
-        **pools.settings(plan.pool_kind),
-    }
-    inventory = str(lab.folder / "inventory" / "hosts.yml")
-    words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
-    run(words, env=ansible_environment(os.environ), log=plan.folder / "prepare.log", timeout_s=1800)
-    jumps.settle(lab.host("hv1"))
 
 
 def describe(plan: Plan, rig: Rig) -> dict[str, Any]:
