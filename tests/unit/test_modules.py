@@ -704,6 +704,17 @@ def test_the_kind_of_a_pool_is_not_changed_under_a_vm(tmp_path: Path, *, vms: bo
         reservation.check(files, files, here, soft, reboot=False)
 
 
+@pytest.mark.parametrize("vms", [True, False])
+def test_the_pages_of_a_pool_are_not_changed_under_a_vm(tmp_path: Path, *, vms: bool) -> None:
+    small, large = (config.Config(config.PoolConfig("devdax", tmp_path, (), page), tmp_path) for page in (2 << 20, GIB))
+    files = reservation.Files("x", "", "")
+    (tmp_path / "dax/libvirt/qemu").mkdir(parents=True)
+    if vms:
+        (tmp_path / "dax/libvirt/qemu/1-db1").mkdir()
+    with pytest.raises(Refused, match="pages of 2 MiB: 1-db1") if vms else contextlib.nullcontext():
+        reservation.check(files, files, small, large, reboot=False)
+
+
 def test_a_wish_is_granted_in_whatever_pieces() -> None:
     halves = tuple(facts.Region(start * GIB, GIB) for start in (5, 6))
     present = config.Config(config.PoolConfig("fsdax", Path("/p"), halves))
