@@ -20,7 +20,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import TRANSITIONS, VM_STATES
 from holdfast import command
-from holdfast.faults import controller, matrix, strike, table
+from holdfast.faults import cli, controller, matrix, strike, table
 from holdfast.faults.catalogue import CONTROLLERS, FAULTS, HOST_FAILED, KILLED, LOCKED, Controllers, Ending, Fate, Fault
 from holdfast.faults.controller import Said
 from holdfast.faults.matrix import EmulatorBroke, Planned
@@ -167,12 +167,13 @@ class Bench:
 
     def __init__(self, ends: list[Any]) -> None:
         self.ends = deque(ends)
-        self.hosts, self.tried = 0, list[str]()
+        self.hosts, self.tried, self.kinds = 0, list[str](), set[str]()
         self.host = Host("hv1", 0, "tcg", 1, 1, "/nowhere/hv1", "key")
 
     @contextmanager
-    def lab_host(self, _folder: Path) -> Iterator[Host]:
+    def lab_host(self, _folder: Path, pool_kind: str) -> Iterator[Host]:
         self.hosts += 1
+        self.kinds.add(pool_kind)
         yield self.host
 
     def attempt(self, _host: Host, planned: Planned) -> Row:
@@ -187,7 +188,12 @@ BROKE = EmulatorBroke("assertion failed")
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, ends: list[Any], names: str = "ab", limit_s: float = 60.0
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    ends: list[Any],
+    names: str = "ab",
+    limit_s: float = 60.0,
+    **more: str,
 ) -> tuple[Bench, Record, matrix.Unjudged]:
     bench, record = Bench(ends), Record(folder / "faults.json")
     monkeypatch.setattr(matrix, "lab_host", bench.lab_host)

@@ -18,6 +18,7 @@ from typing import Any
 
 from redis import RedisError
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import FSDAX
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
 
 from ..command import run, step
@@ -93,8 +94,10 @@ def random_kill(number: int, seed: int, at: Moment) -> Fault:
     return Fault(name, "any", "", KILL_AGENT, (Ending.ABORTED, Ending.UPGRADED, Ending.REFUSED))
 
 
-def run_matrix(folder: Path, planned: Sequence[Planned], record: Record, limit_s: float = math.inf) -> Unjudged:
-    """Let every fault happen, and record a row for each; begin none after ``limit_s``.
+def run_matrix(
+    folder: Path, planned: Sequence[Planned], record: Record, limit_s: float = math.inf, pool_kind: str = FSDAX
+) -> Unjudged:
+    """Let every fault happen on a host with such a pool, and record a row for each; begin none after ``limit_s``.
 
     When the emulator breaks down, the fault is repeated on a fresh host, TRIES times at most. Raises HoldfastError
     when no lab can be had; what was found until then is on record.
@@ -106,7 +109,8 @@ def run_matrix(folder: Path, planned: Sequence[Planned], record: Record, limit_s
     while queue and time.monotonic() < deadline:
         rows = record.written
         try:
-            _until_host_is_spent(folder / "lab", queue, record, deadline)
+            with lab_host(folder / "lab", pool_kind) as host:
+                _until_host_is_spent(host, queue, record, deadline)
         except EmulatorBroke as exc:
             in_a_row = 1 if record.written > rows else in_a_row + 1
             name = queue[0].fault.name if queue else "its end"
@@ -119,21 +123,20 @@ def run_matrix(folder: Path, planned: Sequence[Planned], record: Record, limit_s
     return Unjudged(tuple(given_up), tuple(one.fault.name for one in queue))
 
 
-def _until_host_is_spent(lab: Path, queue: deque[Planned], record: Record, deadline: float) -> None:
+def _until_host_is_spent(host: Host, queue: deque[Planned], record: Record, deadline: float) -> None:
     """Work on the queue on one host, until there is no more time or nobody knows any longer how the host stands."""
-    with lab_host(lab) as host:
-        while queue and time.monotonic() < deadline:
-            begun = time.monotonic()
-            row = attempt(host, queue[0])
-            queue.popleft()
-            record.add(row, time.monotonic() - begun, left=len(queue))
-            if row.outcome == BROKEN_OFF or (row.trouble and not is_sound(host)):
-                print("  the host is not as it was: on with a fresh one", flush=True)
-                return
+    while queue and time.monotonic() < deadline:
+        begun = time.monotonic()
+        row = attempt(host, queue[0])
+        queue.popleft()
+        record.add(row, time.monotonic() - begun, left=len(queue))
+        if row.outcome == BROKEN_OFF or (row.trouble and not is_sound(host)):
+            print("  the host is not as it was: on with a fresh one", flush=True)
+            return
 
 
 @contextmanager
-def lab_host(folder: Path) -> Iterator[Host]:
+def lab_host(folder: Path, pool_kind: str = FSDAX) -> Iterator[Host]:
     """A prepared lab host with all guests at work and the saboteur on it; taken down at the end.
 
     Raises EmulatorBroke for whatever goes wrong while the emulator breaks down.
@@ -143,7 +146,7 @@ def lab_host(folder: Path) -> Iterator[Host]:
         up(folder, Wish())
         words = ["ansible-playbook", "-i", str(folder / "inventory/hosts.yml"), "holdfast.kvm.prepare"]
         with step("hv1: prepared"):
-            words += ["-e", "prepare_reboot_ok=true"]
+            words += ["-e", "prepare_reboot_ok=true", "-e", f"prepare_pool_kind={pool_kind}"]
             run(words, env=ansible_environment(os.environ), log=folder / "prepare.log", timeout_s=1800)
         host = scene.start_guests(folder)
         strike.install(host)
