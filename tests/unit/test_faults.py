@@ -47,8 +47,8 @@ def test_nothing_is_lost_where_everything_survives_and_a_reason_is_given_elsewhe
 
 
 def test_controllers_are_killed_and_cut_off_in_each_phase() -> None:
-    for how in ("controller killed", "SSH cut"):
-        assert tuple(fault.phase for fault in FAULTS if fault.name.startswith(how)) == PHASES
+    for how, phases in (("controller killed", ("preflight", "stage", *PHASES)), ("SSH cut", PHASES)):
+        assert tuple(fault.phase for fault in FAULTS if fault.name.startswith(how)) == phases
     assert all(fault.controllers for fault in CONTROLLERS)
     # A second kernel on the host comes with the first of them.
     assert FAULTS[-len(CONTROLLERS) :] == CONTROLLERS
@@ -201,7 +201,13 @@ def run(
     monkeypatch.setattr(matrix, "is_sound", lambda _host: False)
     monkeypatch.setattr(Lab, "load", staticmethod(lambda folder: Lab(folder, (bench.host,))))
     planned = [Planned(Fault(name, "load", "", "true", (Ending.ABORTED,))) for name in names]
-    return bench, record, matrix.run_matrix(folder, planned, record, limit_s)
+    return bench, record, matrix.run_matrix(folder, planned, record, limit_s, **more)
+
+
+def test_every_host_has_the_kind_of_pool_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert run(monkeypatch, tmp_path, [ROW, BROKE, ROW], pool_kind="devdax")[0].kinds == {"devdax"}
+    assert run(monkeypatch, tmp_path, [ROW, ROW])[0].kinds == {"fsdax"}
+    assert {str(cli.output_of(kind)) for kind in ("fsdax", "devdax")} == {"build/faults", "build/faults-devdax"}
 
 
 def test_a_fault_at_which_the_emulator_broke_down_is_repeated_on_a_fresh_host(
@@ -255,6 +261,11 @@ AGAIN = Said(0, "skipped")
 def test_a_controller_that_was_killed_leaves_a_host_that_is_done() -> None:
     asked = Controllers(killed=True, exits=((KILLED,),))
     assert controller.complaints(asked, Ending.UPGRADED, [Said(KILLED)], Said(0), AGAIN) == []
+
+
+def test_a_controllers_phases_are_read_from_its_lines_as_they_are_written() -> None:
+    log = 'a warning\n{"kind": "batch", "text": "batch 1"}\n{"kind": "phase", "text": "preflight"}\n{"kind": "ph'
+    assert controller.phases(log) == ["preflight"]
 
 
 def test_one_of_two_controllers_is_content() -> None:

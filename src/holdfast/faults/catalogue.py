@@ -50,13 +50,16 @@ class Fate(StrEnum):
 class Controllers:
     """Real controllers (``holdfast upgrade``) that ask for the live update, all at the same time.
 
-    ``killed``: the only one is killed at the fault's event. ``exits``: what they may end with, each possibility in
-    ascending order. When the host is at rest, ``holdfast recover`` and the same upgrade again have to find all done.
+    ``killed``: the only one is killed at the fault's event; without one when it begins the fault's phase, before it has
+    asked for the live update, so that ``holdfast recover --resume`` has to. ``exits``: what they may end with, each
+    possibility in ascending order. ``packages``: what they install. When the host is at rest, ``holdfast recover`` and
+    the same upgrade again have to find all done.
     """
 
     count: int = 1
     killed: bool = False
     exits: tuple[tuple[int, ...], ...] = ((DONE,),)
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,8 @@ def _cold(name: str, phase: str, event: str, deed: str, end: Ending) -> Fault:
     return Fault(name, phase, event, deed, (end,), limits=limits, cold=(TICK,))
 
 
-def _controller_killed(phase: str, event: str) -> Fault:
-    asked = Controllers(killed=True, exits=((KILLED,),))
+def _controller_killed(phase: str, event: str = "", packages: tuple[str, ...] = ()) -> Fault:
+    asked = Controllers(killed=True, exits=((KILLED,),), packages=packages)
     return Fault(f"controller killed, phase {phase}", phase, event, "", (Ending.UPGRADED,), controllers=asked)
 
 
@@ -226,6 +229,9 @@ done
 {CABLE_MENDED}
 """
 
+# One that no lab host needs.
+SMALL_PACKAGE = "strace"
+SMALL_PACKAGE_GONE = f"DEBIAN_FRONTEND=noninteractive apt-get purge -q -y {SMALL_PACKAGE}"
 # A package whose installation takes its time, as one that asks somebody a question.
 SLOW_PACKAGE = """set -e
 mkdir -p /root/slow/DEBIAN
@@ -453,6 +459,8 @@ INTO_ANOTHER = (
 )
 # In each phase. A connection that is cut while the request is being handed over fails the controller, not the host.
 CONTROLLERS = (
+    _controller_killed("preflight"),
+    replace(_controller_killed("stage", packages=(SMALL_PACKAGE,)), setup=f"{SMALL_PACKAGE_GONE} >/dev/null"),
     _controller_killed("load", "phase_begin load"),
     _controller_killed("suspend", f"vm_paused {UUID[TICK]}"),
     _controller_killed("jump", "jumping"),

@@ -31,6 +31,7 @@ from .catalogue import DONE, Controllers, Ending, Fault
 TOKEN_VARIABLE = "HOLDFAST_FAULTS_CONTROLLER"
 ENDS_WITHIN_S = 900.0
 KILL_LIMIT_S = 10.0
+LOOK_S = 0.1
 OTHER_RELEASE = "ls /boot/vmlinuz-* | sed 's/.*vmlinuz-//' | grep -vx \"$(uname -r)\" | tail -1 || true"
 ANOTHER_KERNEL = f"""\
 export DEBIAN_FRONTEND=noninteractive
@@ -76,7 +77,9 @@ def play(host: Host, fault: Fault, asked: Controllers) -> Story:
     Raises HoldfastError.
     """
     before = strike.newest_generation(host)
-    words = _upgrade(other_release(host))
+    words = _upgrade(other_release(host), asked.packages)
+    if asked.killed and not fault.event:
+        return _play_early(host, fault.phase, words, asked, before)
     word = f"strike-{secrets.token_hex(6)}"
     strike.arm(host, fault, word=word)
     controllers = [start(host, words) for _ in range(asked.count)]
@@ -99,6 +102,27 @@ def play(host: Host, fault: Fault, asked: Controllers) -> Story:
     trouble = complaints(asked, found, said, *_once_more(host, words, controllers[0], asked))
     if (newest := strike.newest_generation(host)) != generation:
         trouble.append(f"there was another live update, {newest}")
+    return Story(generation, journal, tuple(trouble))
+
+
+def _play_early(host: Host, phase: str, words: Sequence[str], asked: Controllers, before: str) -> Story:
+    """A controller is killed before it has asked for the live update; another one goes on with what it began.
+
+    Raises HoldfastError.
+    """
+    dead = start(host, words)
+    try:
+        wait_for_phase(dead, phase)
+    finally:
+        kill(dead)
+    newest = strike.newest_generation(host)
+    resumed = to_the_end(host, ["recover", "--resume"])
+    generation = strike.wait_for_generation(host, before, lambda: False)
+    journal = strike.wait(host, generation)
+    found = strike.ending(journal, generation)
+    trouble = complaints(asked, found, [Said(dead.process.returncode)], resumed, to_the_end(host, words))
+    if newest != before:
+        trouble.append(f"live update {newest} began before it was asked for")
     return Story(generation, journal, tuple(trouble))
 
 
@@ -136,8 +160,8 @@ def other_release(host: Host) -> str:
     return found
 
 
-def _upgrade(release: str) -> list[str]:
-    return ["upgrade", "-e", json.dumps({"stage_packages": [], "stage_kernel": release})]
+def _upgrade(release: str, packages: Sequence[str] = ()) -> list[str]:
+    return ["upgrade", "-e", json.dumps({"stage_packages": list(packages), "stage_kernel": release})]
 
 
 def start(host: Host, words: Sequence[str]) -> Controller:
@@ -173,6 +197,21 @@ def kill(controller: Controller) -> None:
         time.sleep(0.05)
     controller.process.wait(KILL_LIMIT_S)
     shutil.rmtree(controller.sockets, ignore_errors=True)
+
+
+def wait_for_phase(controller: Controller, phase: str) -> None:
+    """Wait until the controller says that it begins this phase. Raises HoldfastError when it does not."""
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while phase not in phases((controller.folder / "log").read_text(errors="replace")):
+        if not controller.works or time.monotonic() > deadline:
+            raise HoldfastError(f"a controller did not begin {phase}", f"see {controller.folder}")
+        time.sleep(LOOK_S)
+
+
+def phases(log: str) -> list[str]:
+    """The phases that have begun by a controller's JSON lines; the last one may be half written. Pure."""
+    found = [json.loads(line) for line in log.splitlines() if line.startswith("{") and line.endswith("}")]
+    return [str(one["text"]) for one in found if one.get("kind") == "phase"]
 
 
 def _kill_one(pid: int) -> None:
