@@ -46,14 +46,18 @@ class Fate(StrEnum):
     GONE = "gone"
 
 
+# Phases in which the host has not been asked for the live update.
+EARLY = ("preflight", "stage")
+
+
 @dataclass(frozen=True)
 class Controllers:
     """Real controllers (``holdfast upgrade``) that ask for the live update, all at the same time.
 
-    ``killed``: the only one is killed at the fault's event; without one when it begins the fault's phase, before it has
-    asked for the live update, so that ``holdfast recover --resume`` has to. ``exits``: what they may end with, each
-    possibility in ascending order. ``packages``: what they install. When the host is at rest, ``holdfast recover`` and
-    the same upgrade again have to find all done.
+    ``killed``: the only one is killed at the fault's event. ``exits``: what they may end with, each possibility in
+    ascending order. ``packages``: what they install. When the host is at rest, ``holdfast recover`` and the same
+    upgrade again have to find all done. In an ``EARLY`` phase there is no journal yet, so the fault happens when the
+    only one says that it begins that phase; another one then goes on, to the end.
     """
 
     count: int = 1
@@ -169,8 +173,10 @@ def _controller_killed(phase: str, event: str = "", packages: tuple[str, ...] = 
     return Fault(f"controller killed, phase {phase}", phase, event, "", (Ending.UPGRADED,), controllers=asked)
 
 
-def _ssh_cut(phase: str, event: str, exits: tuple[tuple[int, ...], ...] = ((DONE,),)) -> Fault:
-    asked = Controllers(exits=exits)
+def _ssh_cut(
+    phase: str, event: str = "", exits: tuple[tuple[int, ...], ...] = ((DONE,),), packages: tuple[str, ...] = ()
+) -> Fault:
+    asked = Controllers(exits=exits, packages=packages)
     return Fault(f"SSH cut, phase {phase}", phase, event, CUT, (Ending.UPGRADED,), controllers=asked)
 
 
@@ -231,7 +237,7 @@ done
 
 # One that no lab host needs.
 SMALL_PACKAGE = "strace"
-SMALL_PACKAGE_GONE = f"DEBIAN_FRONTEND=noninteractive apt-get purge -q -y {SMALL_PACKAGE}"
+SMALL_PACKAGE_GONE = f"DEBIAN_FRONTEND=noninteractive apt-get purge -q -y {SMALL_PACKAGE} >/dev/null"
 # A package whose installation takes its time, as one that asks somebody a question.
 SLOW_PACKAGE = """set -e
 mkdir -p /root/slow/DEBIAN
@@ -457,16 +463,19 @@ INTO_ANOTHER = (
         _crash("the new kernel does not find its disk", "jump", "", NO_DISK), other_kernel=True, teardown=WHOLE_INITRD
     ),
 )
-# In each phase. A connection that is cut while the request is being handed over fails the controller, not the host.
+# In each phase. A connection that is cut before or while the request is handed over fails the controller, not the host.
+EITHER = ((DONE,), (HOST_FAILED,))
 CONTROLLERS = (
     _controller_killed("preflight"),
-    replace(_controller_killed("stage", packages=(SMALL_PACKAGE,)), setup=f"{SMALL_PACKAGE_GONE} >/dev/null"),
+    replace(_controller_killed("stage", packages=(SMALL_PACKAGE,)), setup=SMALL_PACKAGE_GONE),
     _controller_killed("load", "phase_begin load"),
     _controller_killed("suspend", f"vm_paused {UUID[TICK]}"),
     _controller_killed("jump", "jumping"),
     _controller_killed("attach", "arrived"),
     _controller_killed("restore", f"vm_verified {UUID[DB]}"),
-    _ssh_cut("load", "phase_begin load", ((DONE,), (HOST_FAILED,))),
+    _ssh_cut("preflight", exits=EITHER),
+    replace(_ssh_cut("stage", exits=EITHER, packages=(SMALL_PACKAGE,)), setup=SMALL_PACKAGE_GONE),
+    _ssh_cut("load", "phase_begin load", EITHER),
     _ssh_cut("suspend", f"vm_paused {UUID[TICK]}"),
     _ssh_cut("jump", "jumping"),
     _ssh_cut("attach", "arrived"),

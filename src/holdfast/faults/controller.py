@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from ..command import begin, step
 from ..lab.debian import SUITE
 from ..lab.hosts import Host
 from . import strike
-from .catalogue import DONE, Controllers, Ending, Fault
+from .catalogue import DONE, EARLY, Controllers, Ending, Fault
 
 # In the environment of a controller, and so of everything that it starts, in whatever session.
 TOKEN_VARIABLE = "HOLDFAST_FAULTS_CONTROLLER"
@@ -78,8 +79,8 @@ def play(host: Host, fault: Fault, asked: Controllers) -> Story:
     """
     before = strike.newest_generation(host)
     words = _upgrade(other_release(host), asked.packages)
-    if asked.killed and not fault.event:
-        return _play_early(host, fault.phase, words, asked, before)
+    if fault.phase in EARLY:
+        return _play_early(host, fault, words, asked, before)
     word = f"strike-{secrets.token_hex(6)}"
     strike.arm(host, fault, word=word)
     controllers = [start(host, words) for _ in range(asked.count)]
@@ -105,23 +106,28 @@ def play(host: Host, fault: Fault, asked: Controllers) -> Story:
     return Story(generation, journal, tuple(trouble))
 
 
-def _play_early(host: Host, phase: str, words: Sequence[str], asked: Controllers, before: str) -> Story:
-    """A controller is killed before it has asked for the live update; another one goes on with what it began.
+def _play_early(host: Host, fault: Fault, words: Sequence[str], asked: Controllers, before: str) -> Story:
+    """Something happens to a controller before it has asked for the live update; another one goes on from there.
 
     Raises HoldfastError.
     """
-    dead = start(host, words)
+    first = start(host, words)
     try:
-        wait_for_phase(dead, phase)
+        wait_for_phase(first, fault.phase)
+        if not asked.killed:
+            strike.ask(host, f"systemd-run -q --no-block /bin/sh -c {shlex.quote(fault.deed)}")
+            said = ended(first)
     finally:
-        kill(dead)
+        kill(first)
     newest = strike.newest_generation(host)
-    resumed = to_the_end(host, ["recover", "--resume"])
+    if asked.killed:
+        said = Said(first.process.returncode)
+    second = to_the_end(host, ["recover", "--resume"] if asked.killed else words)
     generation = strike.wait_for_generation(host, before, lambda: False)
     journal = strike.wait(host, generation)
     found = strike.ending(journal, generation)
-    trouble = complaints(asked, found, [Said(dead.process.returncode)], resumed, to_the_end(host, words))
-    if newest != before:
+    trouble = complaints(asked, found, [said], second, to_the_end(host, words))
+    if asked.killed and newest != before:
         trouble.append(f"live update {newest} began before it was asked for")
     return Story(generation, journal, tuple(trouble))
 
@@ -134,8 +140,11 @@ def _once_more(host: Host, words: Sequence[str], first: Controller, asked: Contr
     return recovered, Said(recovered.status, _result(first.folder / "report.json"))
 
 
-def complaints(asked: Controllers, found: Ending, said: Sequence[Said], recovered: Said, again: Said) -> list[str]:
-    """What is wrong with what the controllers say of a live update that ended as ``found``. Pure."""
+def complaints(asked: Controllers, found: Ending, said: Sequence[Said], second: Said, again: Said) -> list[str]:
+    """What is wrong with what the controllers say of a live update that ended as ``found``. Pure.
+
+    ``second``: whoever went on afterwards; ``again``: the same upgrade, when all is done.
+    """
     exits = tuple(sorted(one.status for one in said))
     trouble = [] if exits in asked.exits else [f"the controllers ended with {exits}"]
     trouble += [
@@ -143,8 +152,8 @@ def complaints(asked: Controllers, found: Ending, said: Sequence[Said], recovere
         for one in said
         if one.status == DONE and one.result != found.value
     ]
-    if recovered.status != DONE:
-        trouble.append(f"holdfast recover ended with {recovered.status}")
+    if second.status != DONE:
+        trouble.append(f"the controller that went on ended with {second.status}")
     if again != Said(DONE, "skipped"):
         trouble.append(f"the same upgrade again ended with {again.status} and reports {again.result or 'nothing'}")
     return trouble

@@ -214,11 +214,11 @@ def one(host: Host, fault: Fault, at: Moment | None = None) -> Row:
 
 def _play(host: Host, fault: Fault, at: Moment | None) -> Played:
     """The fault and everything that follows, until there is nothing more to do."""
+    if fault.setup:
+        strike.ask(host, fault.setup)
     if fault.controllers:
         story = controller.play(host, fault, fault.controllers)
         return Played(strike.ending(story.journal, story.generation), _why(story.journal), story.trouble)
-    if fault.setup:
-        strike.ask(host, fault.setup)
     kernel = controller.other_release(host) if fault.other_kernel else ""
     strike.arm(host, fault, at)
     generation = strike.begin(host, fault, kernel)
