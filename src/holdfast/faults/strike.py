@@ -18,16 +18,19 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import C
 
 from ..lab.guests.definitions import GUESTS
 from ..lab.hosts import Host, emulator_failed, on_host, wait_until_usable
-from .catalogue import CABLE_MENDED, KILL_AGENT, MAY_RESTART, Ending, Fault, Moment
+from .catalogue import CABLE_MENDED, JOURNAL, KILL_AGENT, MAY_RESTART, Ending, Fault, Moment
 
 PROGRAMS = "/usr/local/lib/holdfast-faults"
 PLAN = "/var/lib/holdfast-faults/plan.json"
 UNITS = "holdfast-live-update.service holdfast-pool.service holdfast-restore.service"
 LIMIT_S = 900.0
 LOOK_S = 1.0
+LOOK_LIMIT_S = 60.0
 WORD_S = 0.1
-# What a host says of itself; the journal last, because it is the longest.
+# What a host says of itself; the journal last, because it is the longest. While a live update is in flight the host
+# waits before it says so: a connection costs an emulated CPU two seconds, which its VMs would have to wait for.
 LOOK = f"""\
+for second in $(seq 20); do test -e {JOURNAL} || break; sleep 1; done
 systemctl show --property=ActiveState --value {UNITS} | xargs
 test -e /var/lib/holdfast/request.json && echo asked || echo idle
 holdfast-agent status --json 2>/dev/null || echo '{{"state": "unreadable"}}'
@@ -150,7 +153,7 @@ def wait(host: Host, generation: str) -> dict[str, Any]:
         if emulator_failed(host) or not host.alive:
             raise HoldfastError(f"{host.name} broke down")
         with contextlib.suppress(CommandFailed, ValueError):
-            units, asked, text = on_host(host, LOOK, timeout_s=30).split("\n", 2)
+            units, asked, text = on_host(host, LOOK, timeout_s=LOOK_LIMIT_S).split("\n", 2)
             journal: dict[str, Any] = json.loads(text)
             # Twice: between two units there may be a moment in which none is at work.
             quiet = 0 if _works(units.split(), asked, journal, generation) else quiet + 1
