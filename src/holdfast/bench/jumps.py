@@ -31,6 +31,8 @@ INSTALLED = (
     *("request-live-update", "suspend-to-disk", "restore-from-disk", "jump-to-minimal-init", "bare-qemu"),
     "describe-pool",
 )
+# On the console, when a new kernel runs the first program of its initrd.
+READY = "as init process"
 # No way is over faster than this; a guest that is short of CPU may be silent for a second or two.
 SILENCE_S = 3.0
 

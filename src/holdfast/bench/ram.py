@@ -38,7 +38,7 @@ POOL_SHARE, SMALL_POOL_SHARE = "90%", "40%"
 SMALL_GIB = 64
 # On the console: the old kernel's last word, and the new one's when it runs the first program of its initrd. Its own
 # clock begins somewhere in between, and not always at the same place.
-LAST_WORD, READY = "Starting new kernel", "as init process"
+LAST_WORD = "Starting new kernel"
 DESCRIBE = f"{jumps.PROGRAMS}/describe-pool"
 LIVE_UPDATE = f"{jumps.PROGRAMS}/request-live-update everything"
 PLAIN_KEXEC = """\
@@ -123,7 +123,7 @@ def _host(folder: Path, size_gib: int) -> Iterator[Host]:
 
 def _start(host: Host, size_gib: int, kind: str, number: int) -> Start:
     """Another kernel of the same release, by a live update without VMs; on a host without a pool by plain kexec."""
-    sights = sightings(host.console, (LAST_WORD, READY))
+    sights = sightings(host.console, (LAST_WORD, jumps.READY))
     next(sights)  # nothing that is already on the console counts
     with console_on_failure(host):
         on_host(host, PLAIN_KEXEC if kind == STOCK else f"{LIVE_UPDATE}\n")
