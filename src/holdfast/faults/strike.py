@@ -10,7 +10,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
@@ -25,16 +25,31 @@ PLAN = "/var/lib/holdfast-faults/plan.json"
 UNITS = "holdfast-live-update.service holdfast-pool.service holdfast-restore.service"
 LIMIT_S = 900.0
 LOOK_S = 1.0
-LOOK_LIMIT_S = 60.0
+LOOK_LIMIT_S = 100.0
 WORD_S = 0.1
 # What a host says of itself; the journal last, because it is the longest. While a live update is in flight the host
 # waits before it says so: a connection costs an emulated CPU two seconds, which its VMs would have to wait for.
 LOOK = f"""\
-for second in $(seq 20); do test -e {JOURNAL} || break; sleep 1; done
+for second in $(seq 60); do test -e {JOURNAL} || break; sleep 1; done
 systemctl show --property=ActiveState --value {UNITS} | xargs
 test -e /var/lib/holdfast/request.json && echo asked || echo idle
 holdfast-agent status --json 2>/dev/null || echo '{{"state": "unreadable"}}'
 """
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``in_flight``: whether a journal is open; ``qemus``: how many each guest has."""
+
+    in_flight: bool
+    qemus: tuple[int, ...]
+
+
+def standing(host: Host) -> Standing:
+    """How the host stands, when nothing works on it."""
+    counts = "".join(f"pgrep -c -f 'guest={guest.name},' || true\n" for guest in GUESTS)
+    journal, *qemus = ask(host, f"test -e {JOURNAL} && echo open || echo none\n{counts}").split()
+    return Standing(journal == "open", tuple(map(int, qemus)))
 
 
 def ask(host: Host, script: str, timeout_s: float = LIMIT_S) -> str:
@@ -89,9 +104,9 @@ def unproven(fault: Fault, found: Mapping[str, Any]) -> list[str]:
     return [f"the deed itself failed, with {status}"] if status else []
 
 
-def disarm(host: Host) -> None:
-    """Forget a plan that was never carried out, or is being carried out still."""
-    ask(host, f"systemctl stop holdfast-saboteur; rm -f {PLAN} {PLAN}.done; {CABLE_MENDED}")
+def disarm(host: Host) -> str:
+    """Forget a plan that was never carried out, or is being carried out still. Returns the kernel's command line."""
+    return ask(host, f"systemctl stop holdfast-saboteur; rm -f {PLAN} {PLAN}.done; {CABLE_MENDED}; cat /proc/cmdline")
 
 
 def wait_for_word(host: Host, word: str, worth_it: Callable[[], bool]) -> None:
@@ -179,9 +194,9 @@ def _works(units: list[str], asked: str, journal: dict[str, Any], generation: st
     )
 
 
-def leave_crash_kernel(host: Host) -> list[str]:
+def leave_crash_kernel(host: Host, cmdline: str) -> list[str]:
     """By an ordinary live update, where the host runs in its crash kernel. Returns what went wrong."""
-    if "elfcorehdr=" not in ask(host, "cat /proc/cmdline"):
+    if "elfcorehdr=" not in cmdline:
         return []
     generation = begin(host)
     found = ending(wait(host, generation), generation)
