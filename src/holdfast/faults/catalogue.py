@@ -237,7 +237,7 @@ done
 
 # One that no lab host needs.
 SMALL_PACKAGE = "strace"
-SMALL_PACKAGE_GONE = f"DEBIAN_FRONTEND=noninteractive apt-get purge -q -y {SMALL_PACKAGE} >/dev/null"
+SMALL_PACKAGE_GONE = f"dpkg --purge {SMALL_PACKAGE} >/dev/null 2>&1"
 # A package whose installation takes its time, as one that asks somebody a question.
 SLOW_PACKAGE = """set -e
 mkdir -p /root/slow/DEBIAN

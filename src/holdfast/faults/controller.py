@@ -116,12 +116,11 @@ def _play_early(host: Host, fault: Fault, words: Sequence[str], asked: Controlle
         wait_for_phase(first, fault.phase)
         if not asked.killed:
             strike.ask(host, f"systemd-run -q --no-block /bin/sh -c {shlex.quote(fault.deed)}")
-            said = ended(first)
+            ended(first)
     finally:
         kill(first)
+    said = Said(first.process.returncode, _result(first.folder / "report.json"))
     newest = strike.newest_generation(host)
-    if asked.killed:
-        said = Said(first.process.returncode)
     second = to_the_end(host, ["recover", "--resume"] if asked.killed else words)
     generation = strike.wait_for_generation(host, before, lambda: False)
     journal = strike.wait(host, generation)
