@@ -274,6 +274,20 @@ def test_a_controller_that_was_killed_leaves_a_host_that_is_done() -> None:
     assert controller.complaints(asked, Ending.UPGRADED, [Said(KILLED)], Said(0), AGAIN) == []
 
 
+@pytest.mark.parametrize(
+    ("found", "killed"),
+    [
+        ({"agents": ["12"], "status": 0}, True),
+        ({"agents": [], "status": 1}, False),
+        ({"agents": ["12"], "status": 1}, False),
+        ({"agents": ["12"]}, False),
+        ({}, False),
+    ],
+)
+def test_a_kill_that_may_have_met_nobody_is_none(found: dict[str, Any], killed: bool) -> None:
+    assert strike.killed(found) is killed
+
+
 def test_a_controllers_phases_are_read_from_its_lines_as_they_are_written() -> None:
     log = 'a warning\n{"kind": "batch", "text": "batch 1"}\n{"kind": "phase", "text": "preflight"}\n{"kind": "ph'
     assert controller.phases(log) == ["preflight"]

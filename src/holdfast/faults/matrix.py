@@ -232,7 +232,7 @@ def _play(host: Host, fault: Fault, at: Moment | None) -> Played:
     trouble += strike.leave_crash_kernel(host, strike.disarm(host))
     if fault.teardown:
         strike.ask(host, fault.teardown)
-    return Played(found, _why(journal), tuple(trouble), missed=at is not None and not done.get("agents"))
+    return Played(found, _why(journal), tuple(trouble), missed=at is not None and not strike.killed(done))
 
 
 def _why(journal: dict[str, Any]) -> str:

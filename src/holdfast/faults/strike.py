@@ -104,6 +104,14 @@ def unproven(fault: Fault, found: Mapping[str, Any]) -> list[str]:
     return [f"the deed itself failed, with {status}"] if status else []
 
 
+def killed(found: Mapping[str, Any]) -> bool:
+    """Whether an agent was there and is known to have been killed; ``found``: what ``done`` returned. Pure.
+
+    Between the look and the blow it may have come to its end, or the kernel to its own.
+    """
+    return bool(found.get("agents")) and found.get("status") == 0
+
+
 def disarm(host: Host) -> str:
     """Forget a plan that was never carried out, or is being carried out still. Returns the kernel's command line."""
     return ask(host, f"systemctl stop holdfast-saboteur; rm -f {PLAN} {PLAN}.done; {CABLE_MENDED}; cat /proc/cmdline")
