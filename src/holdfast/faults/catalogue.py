@@ -55,15 +55,14 @@ class Controllers:
     """Real controllers (``holdfast upgrade``) that ask for the live update, all at the same time.
 
     ``killed``: the only one is killed at the fault's event. ``exits``: what they may end with, each possibility in
-    ascending order. ``packages``: what they install. When the host is at rest, ``holdfast recover`` and the same
-    upgrade again have to find all done. In an ``EARLY`` phase there is no journal yet, so the fault happens when the
-    only one says that it begins that phase; another one then goes on, to the end.
+    ascending order. When the host is at rest, ``holdfast recover`` and the same upgrade again have to find all done.
+    In an ``EARLY`` phase there is no journal yet, so the fault happens when the only one says that it begins that
+    phase; another one then goes on, to the end.
     """
 
     count: int = 1
     killed: bool = False
     exits: tuple[tuple[int, ...], ...] = ((DONE,),)
-    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,15 +167,13 @@ def _cold(name: str, phase: str, event: str, deed: str, end: Ending) -> Fault:
     return Fault(name, phase, event, deed, (end,), limits=limits, cold=(TICK,))
 
 
-def _controller_killed(phase: str, event: str = "", packages: tuple[str, ...] = ()) -> Fault:
-    asked = Controllers(killed=True, exits=((KILLED,),), packages=packages)
+def _controller_killed(phase: str, event: str = "") -> Fault:
+    asked = Controllers(killed=True, exits=((KILLED,),))
     return Fault(f"controller killed, phase {phase}", phase, event, "", (Ending.UPGRADED,), controllers=asked)
 
 
-def _ssh_cut(
-    phase: str, event: str = "", exits: tuple[tuple[int, ...], ...] = ((DONE,),), packages: tuple[str, ...] = ()
-) -> Fault:
-    asked = Controllers(exits=exits, packages=packages)
+def _ssh_cut(phase: str, event: str = "", exits: tuple[tuple[int, ...], ...] = ((DONE,),)) -> Fault:
+    asked = Controllers(exits=exits)
     return Fault(f"SSH cut, phase {phase}", phase, event, CUT, (Ending.UPGRADED,), controllers=asked)
 
 
@@ -235,9 +232,6 @@ done
 {CABLE_MENDED}
 """
 
-# One that no lab host needs.
-SMALL_PACKAGE = "strace"
-SMALL_PACKAGE_GONE = f"dpkg --purge {SMALL_PACKAGE} >/dev/null 2>&1"
 # A package whose installation takes its time, as one that asks somebody a question.
 SLOW_PACKAGE = """set -e
 mkdir -p /root/slow/DEBIAN
@@ -467,14 +461,14 @@ INTO_ANOTHER = (
 EITHER = ((DONE,), (HOST_FAILED,))
 CONTROLLERS = (
     _controller_killed("preflight"),
-    replace(_controller_killed("stage", packages=(SMALL_PACKAGE,)), setup=SMALL_PACKAGE_GONE),
+    _controller_killed("stage"),
     _controller_killed("load", "phase_begin load"),
     _controller_killed("suspend", f"vm_paused {UUID[TICK]}"),
     _controller_killed("jump", "jumping"),
     _controller_killed("attach", "arrived"),
     _controller_killed("restore", f"vm_verified {UUID[DB]}"),
     _ssh_cut("preflight", exits=EITHER),
-    replace(_ssh_cut("stage", exits=EITHER, packages=(SMALL_PACKAGE,)), setup=SMALL_PACKAGE_GONE),
+    _ssh_cut("stage", exits=EITHER),
     _ssh_cut("load", "phase_begin load", EITHER),
     _ssh_cut("suspend", f"vm_paused {UUID[TICK]}"),
     _ssh_cut("jump", "jumping"),

@@ -78,7 +78,7 @@ def play(host: Host, fault: Fault, asked: Controllers) -> Story:
     Raises HoldfastError.
     """
     before = strike.newest_generation(host)
-    words = _upgrade(other_release(host), asked.packages)
+    words = _upgrade(other_release(host))
     if fault.phase in EARLY:
         return _play_early(host, fault, words, asked, before)
     word = f"strike-{secrets.token_hex(6)}"
@@ -168,8 +168,8 @@ def other_release(host: Host) -> str:
     return found
 
 
-def _upgrade(release: str, packages: Sequence[str] = ()) -> list[str]:
-    return ["upgrade", "-e", json.dumps({"stage_packages": list(packages), "stage_kernel": release})]
+def _upgrade(release: str) -> list[str]:
+    return ["upgrade", "-e", json.dumps({"stage_packages": [], "stage_kernel": release})]
 
 
 def start(host: Host, words: Sequence[str]) -> Controller:
