@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import autostart, packages
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import autostart, capability_cache, packages
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the agent leaves for libvirt's daemon is not for that of the machine under the tests."""
     monkeypatch.setattr(autostart, "DONE", tmp_path / "run-libvirt/qemu/autostarted")
+    monkeypatch.setattr(capability_cache, "CACHE", tmp_path / "libvirt-capabilities")
 
 
 @pytest.fixture(autouse=True)

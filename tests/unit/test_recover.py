@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     attach,
     autostart,
+    capability_cache,
     fallback,
     guard,
     health,
@@ -658,6 +659,26 @@ def test_libvirt_starts_its_autostart_vms_when_a_host_was_started_and_not_after_
     boots_as(monkeypatch, "new", f"root=/dev/vda1 holdfast.generation={GENERATION}")
     attach.attach(scene.config)
     assert autostart.DONE.exists()
+
+
+def test_what_libvirt_knows_of_qemu_is_taken_over_for_the_restores_and_void_when_they_are_over(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu = scene.config.state_dir / "qemu"
+    qemu.touch()
+    ctime_ns = qemu.stat().st_ctime_ns
+    cache = capability_cache.CACHE / "926803.xml"
+    cache.parent.mkdir()
+    cache.write_text(f"<emulator>{qemu}</emulator><kernelVersion>6.12 #1 SMP</kernelVersion>")
+    monkeypatch.setattr(capability_cache.os, "uname", lambda: SimpleNamespace(release="7.2", version="#2 SMP"))
+    scene.saved()
+    boots_as(monkeypatch, "new", f"root=/dev/vda1 holdfast.generation={GENERATION}")
+    attach.attach(scene.config)
+    assert "<kernelVersion>7.2 #2 SMP</kernelVersion>" in cache.read_text()
+    time.sleep(0.02)
+    assert scene.recover().state == "restored"
+    assert not cache.exists()
+    assert qemu.stat().st_ctime_ns > ctime_ns
 
 
 def test_a_vm_that_fails_is_tried_twice_then_kept_and_may_be_tried_again(

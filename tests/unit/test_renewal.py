@@ -40,10 +40,17 @@ class Scene:
         self.config = Config(state_dir=folder)
         self.deeds: list[str] = []
         self.broken = ""
-        self.domains = [SimpleNamespace(name=vm.name, uuid=vm.uuid, id=1) for vm in VMS]
+        devices = "<devices><emulator>/usr/bin/kvm</emulator></devices>"
+        xml = f"<domain type='kvm'><name>vm</name><memory>1024</memory>{devices}</domain>"
+        self.domains = [SimpleNamespace(name=vm.name, uuid=vm.uuid, id=1, xml=lambda: xml) for vm in VMS]
+        self.asked: list[tuple[str | None, list[str]]] = []
 
     def running(self) -> list[Any]:
         return self.domains
+
+    def capabilities_xml(self, emulator: str | None = None) -> str:
+        self.asked.append((emulator, list(self.deeds)))
+        return "<domainCapabilities/>"
 
     def do(self, what: str, journal: Journal, uuid: str) -> None:
         deed = f"{what} {journal.vm(uuid)['name']}"
@@ -108,6 +115,11 @@ def test_each_vm_is_back_before_the_next_one_is_paused_the_least_important_first
     )
     assert [phase["name"] for phase in journal.view["phases"]] == ["renew"]
     assert open_journal(scene.config.state_dir).state == "none"
+
+
+def test_libvirt_asks_a_qemu_that_is_new_while_all_vms_run(scene: Scene) -> None:
+    live_update.live_update(scene.config)
+    assert scene.asked == [("/usr/bin/kvm", [])]
 
 
 @pytest.mark.parametrize("broken", ["pause web", "save web", "restore web"])

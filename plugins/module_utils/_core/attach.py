@@ -9,7 +9,7 @@ import json
 from enum import Enum
 from typing import Any, Dict, Tuple
 
-from . import autostart, durable, guard, kexec
+from . import autostart, capability_cache, durable, guard, kexec
 from .cmdline import generation_of, is_crash_kernel
 from .config import Config
 from .errors import HoldfastError
@@ -123,6 +123,7 @@ def _arrive(config: Config, pool: Pool, journal: Journal) -> None:
         check_owner(pool, journal)
         journal.record("attached")
     autostart.forgo()
+    _spare_libvirt_questions(config, journal)
     # Ends when somebody who has libvirt's ear begins to restore.
     journal.record("phase_begin", name="libvirt")
 
@@ -133,6 +134,15 @@ def _guard(config: Config, journal: Journal) -> None:
         guard.begin(config.state_dir)
     except HoldfastError as exc:
         journal.warn(f"the start of kernel {kexec.running_release()} is not guarded: {exc}")
+
+
+def _spare_libvirt_questions(config: Config, journal: Journal) -> None:
+    """It may always ask, which only takes longer."""
+    kernel = journal.view["kernel"]
+    try:
+        capability_cache.take_over(config.state_dir, (kernel["from"], kernel["to"]))
+    except (HoldfastError, OSError, ValueError) as exc:
+        journal.warn(f"libvirt asks QEMU again what it can do before it restores VMs: {exc}")
 
 
 def _unguard(config: Config, journal: Journal) -> None:

@@ -121,6 +121,11 @@ def vm_facts(
     )
 
 
+def emulator_of(xml: str) -> str:
+    """The QEMU binary that a definition names; empty when it leaves that to libvirt. Raises BadInput."""
+    return _text(_parsed(xml), "devices/emulator")
+
+
 def ram_in_file(xml: str) -> bool:
     """Whether the RAM of a VM with this definition is a file, or what is in a file's place, wherever it runs."""
     return _ram_backing(_parsed(xml)) in (RamBacking.FILE_SHARED, RamBacking.FILE_PRIVATE)

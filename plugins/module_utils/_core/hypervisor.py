@@ -387,10 +387,13 @@ class Hypervisor:
         with _told("libvirt does not say its version"):
             return _version(int(self.connection.getLibVersion()))
 
-    def capabilities_xml(self) -> str:
-        """What VMs can be given on this host; an empty element when libvirt cannot tell, without KVM for example."""
+    def capabilities_xml(self, emulator: Optional[str] = None) -> str:
+        """What VMs of this QEMU binary, or the usual one, can be given on this host.
+
+        An empty element when libvirt cannot tell, without KVM for example.
+        """
         try:
-            return str(self.connection.getDomainCapabilities(None, None, None, "kvm", 0))
+            return str(self.connection.getDomainCapabilities(emulator, None, None, "kvm", 0))
         except libvirt.libvirtError:
             return "<domainCapabilities/>"
 

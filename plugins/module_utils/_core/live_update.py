@@ -34,8 +34,9 @@ from . import request as requests
 from . import suspend as suspending
 from .cmdline import check_next, is_crash_kernel, next_command_line
 from .config import Config
+from .domain import emulator_of
 from .errors import HoldfastError, JournalError, Refused
-from .hypervisor import Hypervisor, connect
+from .hypervisor import Domain, Hypervisor, connect
 from .journal import Journal, open_journal
 from .pool import Pool, open_pool
 from .recover import close, recover
@@ -53,6 +54,7 @@ def live_update(config: Config) -> None:
     with packages.held(), connect() as hypervisor:
         journal = _begin(config, hypervisor, wanted)
         try:
+            _learn(hypervisor)
             if wanted.only == requests.ONLY_QEMU:
                 renew(hypervisor, pool, journal, wanted)
                 cold.renew(config, hypervisor, journal, wanted)
@@ -102,6 +104,20 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         vms=vms,
     )
     return journal
+
+
+def _learn(hypervisor: Hypervisor) -> None:
+    """Have libvirt ask each QEMU while the VMs run: one that was installed since, it would ask in their pause."""
+    for emulator in sorted({_emulator_of(domain) for domain in hypervisor.running()}):
+        hypervisor.capabilities_xml(emulator or None)
+
+
+def _emulator_of(domain: Domain) -> str:
+    """Empty for a VM that has just ended: that is found out by those whom it concerns."""
+    try:
+        return emulator_of(domain.xml())
+    except HoldfastError:
+        return ""
 
 
 def _with_state(wanted: Request) -> Tuple[VmRequest, ...]:
