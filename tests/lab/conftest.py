@@ -16,13 +16,16 @@ from holdfast.lab import hosts, scene
 from holdfast.lab.hosts import Host, Lab
 from holdfast.lab.up import Wish, down, up, write_inventory
 
-# When a chapter that is marked so may begin at the latest, Unix seconds; whoever has all night sets no limit.
-LATEST_BEGIN = float(os.environ.get("HOLDFAST_TEST_LATEST_BEGIN", "inf"))
+# When the run has to be over, Unix seconds, and how long a chapter that is marked so takes on a machine that nothing
+# holds up. Whoever has all night sets no limit.
+END = float(os.environ.get("HOLDFAST_TEST_END", "inf"))
+CHAPTER_S = 300.0
 # EX_TEMPFAIL: try again.
 EMULATOR_BROKE_DOWN = 75
 # Whoever waits for the machine may have it from here on, see the Makefile.
 BOOTED = FOLDER.parent / "booted"
 _broke_down: list[str] = []
+_slowness: list[float] = []
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,7 @@ def rack() -> Iterator[Rack]:
     before = slowness()
     lab = up(FOLDER, Wish(later=tuple(LATER.values())))
     rack = Rack(FOLDER, lab.host("hv1").usable_after_s, max(before, slowness()))
+    _slowness.append(rack.slowness)
     BOOTED.touch()
     yield rack
     if not KEPT:
@@ -68,7 +72,7 @@ def neighbour(prepared: Rack) -> Iterator[Host]:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Rather end in time without a chapter than be cut off in it."""
-    late_s = time.time() - LATEST_BEGIN
+    late_s = time.time() - (END - CHAPTER_S * max(_slowness, default=1.0))
     if item.get_closest_marker("in_time") and late_s > 0:
         pytest.skip(f"{late_s:.0f} s too late, on a slow machine; `make faults` has time for this")
 
