@@ -681,6 +681,28 @@ def test_what_libvirt_knows_of_qemu_is_taken_over_for_the_restores_and_void_when
     assert qemu.stat().st_ctime_ns > ctime_ns
 
 
+def test_whoever_is_started_from_disk_gets_what_this_kernel_offers(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capability_cache, "renew", lambda _state_dir: scene.deeds.append("libvirt may ask"))
+    monkeypatch.setattr(recover.restarts, "start", lambda *_: scene.deeds.append("those that were off start"))
+    scene.saved()
+    boots_as(monkeypatch, "new")
+    scene.recover()
+    told = [deed for deed in scene.deeds if deed.startswith(("restore", "libvirt", "those"))]
+    assert told[:4] == ["restore 11", "restore 22", "libvirt may ask", "those that were off start"]
+
+
+def test_after_a_power_cut_libvirt_may_ask_before_its_daemon_starts(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capability_cache, "renew", lambda _state_dir: scene.deeds.append("libvirt may ask"))
+    scene.arrived()
+    boots_as(monkeypatch, "cold", "root=/dev/vda1")
+    attach.attach(scene.config)
+    assert "libvirt may ask" in scene.deeds
+
+
 def test_a_vm_that_fails_is_tried_twice_then_kept_and_may_be_tried_again(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def attach(config: Config) -> Boot:
     if boot is Boot.STRANGE:
         disarm(journal)
         report_lost(journal)
+        let_libvirt_ask(config, journal)
         pool.attach(Content.FRESH)
     elif boot is Boot.ORDINARY:
         _unguard(config, journal)
@@ -143,6 +144,14 @@ def _spare_libvirt_questions(config: Config, journal: Journal) -> None:
         capability_cache.take_over(config.state_dir, (kernel["from"], kernel["to"]))
     except (HoldfastError, OSError, ValueError) as exc:
         journal.warn(f"libvirt asks QEMU again what it can do before it restores VMs: {exc}")
+
+
+def let_libvirt_ask(config: Config, journal: Journal) -> None:
+    """What it knows of QEMU is of another kernel, so that no VM had to wait; no VM waits any more."""
+    try:
+        capability_cache.renew(config.state_dir)
+    except (OSError, ValueError) as exc:
+        journal.warn(f"restart libvirt's daemon when that suits: what it knows of QEMU is of the kernel before: {exc}")
 
 
 def _unguard(config: Config, journal: Journal) -> None:

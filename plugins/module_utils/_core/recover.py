@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
-from . import attach, capability_cache, fallback, guard, health, kexec, lanes, monitor, restarts, saveimage
+from . import attach, fallback, guard, health, kexec, lanes, monitor, restarts, saveimage
 from . import request as requests
 from . import suspend as suspending
 from .attach import Boot
@@ -197,7 +197,7 @@ def _require_off(vms: Sequence[Dict[str, Any]]) -> None:
 def settle(config: Config, journal: Journal) -> str:
     """Close a finished generation if nothing of it waits for anybody; returns how it stands, a sentence."""
     _forget_guard(config, journal)
-    _let_libvirt_ask(config, journal)
+    attach.let_libvirt_ask(config, journal)
     if journal.is_settled:
         for vm in journal.vms:
             # Left where an agent, or its host, ended after an image was used, before it was deleted.
@@ -217,14 +217,6 @@ def _forget_guard(config: Config, journal: Journal) -> None:
     if journal.state in TERMINAL and not journal.holds_suspended:
         guard.forget(config.state_dir)
         _rearm(journal)
-
-
-def _let_libvirt_ask(config: Config, journal: Journal) -> None:
-    """What it knows of QEMU was of another kernel, so that no VM had to wait; nobody waits now."""
-    try:
-        capability_cache.renew(config.state_dir)
-    except (OSError, ValueError) as exc:
-        journal.warn(f"restart libvirt's daemon when that suits: what it knows of QEMU is of the kernel before: {exc}")
 
 
 def _rearm(journal: Journal) -> None:
@@ -439,6 +431,8 @@ def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
     """Put the end on record. Raises HoldfastError when VMs are left over."""
     # Nobody is started, and no image used up, in a kernel that its guard will end.
     guard.end()
+    # Before anybody starts who takes what this kernel offers.
+    attach.let_libvirt_ask(config, journal)
     restarts.start(config, journal, _wanted(config, journal))
     left = [f"{vm['name']}: {vm['error'] or vm['state']}" for vm in journal.vms if vm["state"] in UNFINISHED]
     if left:
@@ -448,7 +442,6 @@ def close(config: Config, journal: Journal, ending: str, reason: str) -> str:
         _restart_lost(config, journal)
         with suppress(HoldfastError):  # tried again when the generation is settled
             _forget_guard(config, journal)
-        _let_libvirt_ask(config, journal)
         raise HoldfastError(told, "their RAM and state are kept: mend the cause, then run holdfast-agent recover")
     lost = [vm["name"] for vm in journal.vms if vm["state"] == "lost"]
     versions = sorted({vm.get("qemu", "") for vm in journal.vms})
