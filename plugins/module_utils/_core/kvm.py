@@ -9,9 +9,12 @@ first seconds, autostarted ones included. After the jump those seconds are the V
 
 from __future__ import annotations
 
+import grp
+import os
 import re
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from .command import run
@@ -19,6 +22,9 @@ from .errors import CommandFailed
 
 DEVICE = Path("/dev/kvm")
 CPUINFO = Path("/proc/cpuinfo")
+GROUP, MODE = "kvm", 0o660
+OWN_RULES = (Path("/etc/udev/rules.d"), Path("/run/udev/rules.d"))
+RULE = re.compile(r"\bkvm\b")
 GROUP_ACCESS = stat.S_IRGRP | stat.S_IWGRP
 LIMIT_S = 60.0
 
@@ -31,20 +37,33 @@ def driver_for(cpuinfo: str) -> str:
 
 
 def make_ready() -> None:
-    """Load the driver and wait until QEMU's group may open the device. Raises CommandFailed.
+    """Load the driver, and see to it that QEMU's group may open the device. Raises CommandFailed.
 
-    That does not take udev's walk over all devices: a rule with ``static_node=kvm`` (50-udev-default.rules) gives the
-    node its group when udev's daemon starts.
+    The node that comes with the driver is root's alone until udev has come to it, in its walk over all devices.
     """
     driver = driver_for(CPUINFO.read_text())
     if not driver:
         return
     run(["modprobe", driver])
+    if not open_to_group(DEVICE):
+        _open_as_udev_will()
     deadline = time.monotonic() + LIMIT_S
     while not open_to_group(DEVICE):
         if time.monotonic() > deadline:
             raise CommandFailed(f"{DEVICE} is not open to its group after {LIMIT_S:.0f} s", "see udev's rules for kvm")
         time.sleep(0.01)
+
+
+def _open_as_udev_will() -> None:
+    """By the rule that comes with udev (50-udev-default.rules).
+
+    Where a site has a rule of its own for this device, or there is no such group, udev does it, and is waited for.
+    """
+    with suppress(OSError, KeyError):
+        rules = [path.read_text(errors="replace") for folder in OWN_RULES for path in folder.glob("*.rules")]
+        if not any(RULE.search(rule) for rule in rules):
+            os.chown(DEVICE, -1, grp.getgrnam(GROUP).gr_gid)
+            os.chmod(DEVICE, MODE)
 
 
 def open_to_group(device: Path) -> bool:
