@@ -70,10 +70,16 @@ def renew(state_dir: Path) -> None:
     for path in CACHE.glob("*.xml") if emulators else ():
         if set(_EMULATOR.findall(path.read_text())) & set(emulators):
             path.unlink(missing_ok=True)
-    (state_dir / NOTE).unlink(missing_ok=True)
-    for emulator in emulators:
-        if os.path.exists(emulator):
+    refused: Optional[OSError] = None
+    for emulator in filter(os.path.exists, emulators):
+        try:
             os.chmod(emulator, stat.S_IMODE(os.stat(emulator).st_mode))
+        except OSError as exc:
+            refused = exc
+    # Only now: whoever is interrupted here does it all again.
+    (state_dir / NOTE).unlink(missing_ok=True)
+    if refused:
+        raise refused
 
 
 def _noted(state_dir: Path) -> List[str]:
