@@ -703,6 +703,19 @@ def test_after_a_power_cut_libvirt_may_ask_before_its_daemon_starts(
     assert "libvirt may ask" in scene.deeds
 
 
+def test_what_libvirt_knows_keeps_nobody_from_coming_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(capability_cache, "take_over", broken)
+    monkeypatch.setattr(capability_cache, "renew", broken)
+    scene.saved()
+    boots_as(monkeypatch, "new")
+    journal = scene.recover()
+    assert (journal.state, set(states(journal).values())) == ("restored", {"resumed"})
+    assert any("Read-only file system" in text for text in journal.view["warnings"])
+
+
 def test_a_vm_that_fails_is_tried_twice_then_kept_and_may_be_tried_again(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
