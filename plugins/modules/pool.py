@@ -58,11 +58,12 @@ options:
         described before its VM starts, and then in less than 1/200 of its size, so that a host of any size is attached
         at once. The RAM of each VM is a multiple of 2 MiB, and is cleared when it starts. It needs a libvirt that
         confines QEMU by AppArmor, as Debian's does.
-      - V(auto) is the kind of the pool that is there; for a new one V(devdax) from 64 GiB on, where AppArmor is.
+      - V(auto) is the kind of the pool that is there; for a new one V(devdax) from 64 GiB on, where AppArmor is and the
+        RAM of every VM a multiple of 2 MiB.
       - The kind changes at the next boot, while no VM has its RAM in the pool.
     type: str
     choices: [auto, fsdax, devdax]
-    default: fsdax
+    default: auto
   page:
     description:
       - Size of the pages of a pool of kind V(devdax). With V(1G) almost nothing is needed to describe them, and a VM's
@@ -185,13 +186,14 @@ from typing import Any, Dict, List, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, reservation, turn
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, domain_ram, reservation, turn
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import config as configuration
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.crash_area import CrashArea
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput, HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import plain
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.grub import arguments_of
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import connect
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.regions import (
     PoolWish,
     nodes_with_ram,
@@ -218,7 +220,7 @@ ARGUMENTS: Dict[str, Any] = {
     "kind": {
         "type": "str",
         "choices": [reservation.AUTO, configuration.FSDAX, configuration.DEVDAX],
-        "default": configuration.FSDAX,
+        "default": reservation.AUTO,
     },
     "page": {"type": "str", "choices": list(PAGES), "default": "2M"},
     "host_reserve": {"type": "str"},
@@ -247,6 +249,32 @@ def read_wish(params: Dict[str, Any], firmware: Sequence[Region]) -> Wish:
         read_count(params["max_vms"]),
         PAGES[params["page"]],
     )
+
+
+def chosen_kind(module: AnsibleModule, wish: Wish, current: Config, *, confined: bool) -> str:
+    """The kind of the pool; one of devices is not chosen over the head of a VM that could not be in it.
+
+    Raises HoldfastError when libvirt cannot be asked for its VMs.
+    """
+    kind = reservation.chosen_kind(wish, current, confined=confined)
+    if wish.kind != reservation.AUTO or current.pool or kind != configuration.DEVDAX:
+        return kind
+    try:
+        with connect() as hypervisor:
+            names = domain_ram.not_whole(hypervisor, configuration.SMALL_PAGE_BYTES)
+    except HoldfastError as exc:
+        # A first check, before anything was installed.
+        if not module.check_mode:
+            raise
+        module.warn(f"the pool will be of kind {kind} unless a VM could not be in it, which nobody knows yet: {exc}")
+        return kind
+    if not names:
+        return kind
+    module.warn(
+        f"the pool is made of kind {configuration.FSDAX}: the RAM of {', '.join(names)} is no multiple of "
+        f"{size_text(configuration.SMALL_PAGE_BYTES)}, as one of kind {configuration.DEVDAX} needs it"
+    )
+    return configuration.FSDAX
 
 
 def read_count(number: int | None) -> int | None:
@@ -305,7 +333,7 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     firmware, crash = collect.firmware_map(), CrashArea()
     if module.params["state"] == "present":
         wish, confined = read_wish(module.params, firmware), reservation.is_confined(before)
-        wish = replace(wish, kind=reservation.chosen_kind(wish, current, confined=confined))
+        wish = replace(wish, kind=chosen_kind(module, wish, current, confined=confined))
         wanted = reservation.wanted_config(current, firmware, wish)
         reservation.check_confined(wanted, confined=confined)
         reservation.check_pages(wanted)

@@ -121,6 +121,50 @@ class TestPool:
         assert (second["changed"], second["diff"], second["reboot_required"]) == (False, [], True)
         assert host.commands == ["update-grub"]
 
+    @pytest.mark.parametrize(
+        ("size", "memory", "kind", "warned"),
+        [
+            ("100G", "64", "devdax", ""),
+            ("100G", "65", "fsdax", "the RAM of db1 is no multiple of 2 MiB"),
+            ("4G", "65", "fsdax", ""),
+        ],
+    )
+    def test_its_kind_is_chosen_by_its_size_and_its_vms(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch, size: str, memory: str, kind: str, warned: str
+    ) -> None:
+        vms = Hypervisor(db1="", huge="<memoryBacking><hugepages/></memoryBacking>")
+        vms.definitions = {name: xml.replace(">64<", f">{memory}<") for name, xml in vms.definitions.items()}
+        warnings: list[str] = []
+        monkeypatch.setattr(collect, "firmware_map", lambda: (*FIRMWARE[:1], facts.Region(4 * GIB, 200 * GIB)))
+        monkeypatch.setattr(reservation, "is_confined", lambda _files: True)
+        monkeypatch.setattr(pool, "connect", lambda: contextlib.nullcontext(vms))
+        monkeypatch.setattr(pool.AnsibleModule, "warn", lambda _self, text: warnings.append(text))
+        asked = {"regions": [{"size": size}]}
+        assert run(pool, **asked)["kind"] == kind
+        assert len(warnings) == bool(warned)
+        assert warned in "".join(warnings)
+        # It is kept, whatever VMs come later.
+        vms.definitions = {name: xml.replace(f">{memory}<", ">63<") for name, xml in vms.definitions.items()}
+        again = run(pool, **asked)
+        assert (again["kind"], again["changed"]) == (kind, False)
+        assert len(warnings) == bool(warned)
+
+    def test_a_first_check_tells_the_kind_without_libvirt(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail() -> None:
+            raise HoldfastError("Python's libvirt binding is not installed")
+
+        warnings: list[str] = []
+        monkeypatch.setattr(collect, "firmware_map", lambda: (*FIRMWARE[:1], facts.Region(4 * GIB, 200 * GIB)))
+        monkeypatch.setattr(reservation, "is_confined", lambda _files: True)
+        monkeypatch.setattr(pool, "connect", fail)
+        monkeypatch.setattr(pool.AnsibleModule, "warn", lambda _self, text: warnings.append(text))
+        asked = {"regions": [{"size": "100G"}]}
+        assert run(pool, check=True, **asked)["kind"] == "devdax"
+        assert "binding is not installed" in warnings[0]
+        before = host.contents()
+        assert "binding is not installed" in run(pool, **asked)["msg"]
+        assert host.contents() == before
+
     def test_a_check_tells_what_the_run_does_and_does_nothing(self, host: Host) -> None:
         before = host.contents()
         promised = run(pool, check=True, **ONE)
@@ -543,10 +587,18 @@ class Hypervisor:
         outer = self
 
         class Domain:
+            name = uuid
+
             def stored_xml(self) -> str:
                 return outer.definitions[uuid]
 
+            def persistent(self) -> bool:
+                return True
+
         return Domain()
+
+    def domains(self) -> list[Any]:
+        return [self.domain(name) for name in self.definitions]
 
     def define(self, xml: str) -> None:
         name = xml.partition("<name>")[2].partition("</name>")[0]

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Dict, Iterable, List, Sequence, Tuple
 
 from . import domain
-from .errors import BadInput
+from .errors import BadInput, VmError
 from .facts import VmFacts
 from .hypervisor import Hypervisor
 from .regions import size_text
@@ -81,11 +82,29 @@ def _conversion(hypervisor: Hypervisor, vm: VmFacts, backing: Backing, unit_byte
         after, _ = change(before)
     except BadInput as error:
         return Conversion(vm.name, before, before, restart_needed=False, refusal=str(error))
-    sizes = [file.size_bytes for file in domain.vm_facts(after, definition=after).ram_files]
-    if backing is Backing.POOL and any(size % unit_bytes for size in sizes):
+    if backing is Backing.POOL and not _is_whole(after, unit_bytes):
         refusal = f"the RAM of VM {vm.name} is no multiple of {size_text(unit_bytes)}, as this host's pool needs it"
         return Conversion(vm.name, before, before, restart_needed=False, refusal=f"{refusal} -- change its <memory>")
     return Conversion(vm.name, before, after, restart_needed=_restart_needed(vm, after))
+
+
+def not_whole(hypervisor: Hypervisor, unit_bytes: int) -> Tuple[str, ...]:
+    """Names of the VMs that a pool could take, but not one that gives RAM in whole units of so many bytes only."""
+    found = []
+    for vm in hypervisor.domains():
+        # One that no pool can take, or that has just been undefined, has no say in it.
+        with suppress(BadInput, VmError):
+            if vm.persistent():
+                after, _ = domain.to_pool_backing(vm.stored_xml())
+                found += [] if _is_whole(after, unit_bytes) else [vm.name]
+    return tuple(sorted(found))
+
+
+def _is_whole(definition: str, unit_bytes: int) -> bool:
+    """Whether all RAM of a converted definition is a multiple of ``unit_bytes``."""
+    return not any(
+        file.size_bytes % unit_bytes for file in domain.vm_facts(definition, definition=definition).ram_files
+    )
 
 
 def _restart_needed(vm: VmFacts, definition: str) -> bool:
