@@ -9,6 +9,7 @@ These tests tell one story and run in this order; each is a chapter on the same 
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,14 @@ mount --bind /root/kexec /usr/sbin/kexec
 RESTORE = "holdfast-restore.service"
 ROUNDING_S, TARGETS_S = 0.002, 1.0
 ALL = {guest.name for guest in GUESTS}
+DATABASE = next(guest for guest in GUESTS if guest.name == "db1")
 TICK = next(guest for guest in GUESTS if guest.name == "tick1")
+PING = f"""virsh -q qemu-agent-command {DATABASE.name} '{{"execute":"guest-ping"}}'"""
+ANSWER = '{"return":{}}'
 AT_REST = GuestSpec("rest1", "10.0.2.55")
 MOVE_LIMIT_S = 600.0
+# Long enough for a look at the host, under emulation.
+SILENT_S = 60
 
 
 def test_the_hypervisor_is_usable_within_a_minute(rack: Rack) -> None:
@@ -109,6 +115,8 @@ def test_kernel_and_qemu_change_and_every_guest_carries_on(
     _was_waited_for(host["boot"], prepared)
     assert (out / "report.html").read_text().count("<svg") >= 1
     _unharmed(watch)
+    assert prepared.journal()["before"]["guest_agents"] == [DATABASE.uuid]
+    assert prepared.on_host(PING).strip() == ANSWER
     for vm in host["vms"]:
         seen = _stood_still(watch, vm["name"])
         print(f"{vm['name']}: pause {vm['pause_s']:.1f} s by the journal, {seen:.1f} s from outside")
@@ -150,6 +158,21 @@ def test_the_new_kernel_was_asked_for_the_features_of_each_guests_cpu(watch: sce
     for words in noted["guests"].values():
         # Long mode, of which KVM and QEMU tell in the same words.
         assert words["80000001.0.edx"] & noted["offered"]["80000001.0.edx"] & 1 << 29
+
+
+@pytest.mark.long
+def test_a_guest_agent_that_fell_silent_is_missed_until_it_answers(watch: scene.Watch, prepared: Rack) -> None:
+    """It answered before the upgrade; the guest itself works on."""
+    generation = prepared.journal()["generation"]
+    hold = f"busybox pkill -STOP qemu-ga; busybox sleep {SILENT_S}; busybox pkill -CONT qemu-ga"
+    words = {"execute": "guest-exec", "arguments": {"path": "/usr/bin/busybox", "arg": ["sh", "-c", hold]}}
+    prepared.on_host(f"virsh -q qemu-agent-command {DATABASE.name} '{json.dumps(words)}'")
+    verify = ["ansible", "hv1", "-i", str(prepared.inventory), "-m", "holdfast.kvm.verify", "-a"]
+    silent = prepared.run(*verify, f"generation={generation} wait_s=1")
+    assert silent.status == 2
+    assert "VM db1: its guest agent answered before, and does not now" in silent.text
+    assert prepared.run(*verify, f"generation={generation} wait_s={2 * SILENT_S}").status == 0
+    _unharmed(watch)
 
 
 @pytest.mark.long

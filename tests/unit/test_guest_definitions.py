@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import monitor
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import BadInput
 from holdfast.lab.guests.definitions import (
     GUESTS,
@@ -60,6 +61,12 @@ def test_disk_network_and_console_are_where_the_host_has_them() -> None:
         "path": "/var/log/libvirt/qemu/db1-console.log",
         "append": "on",
     }
+
+
+def test_only_a_guest_with_a_database_has_a_guest_agent() -> None:
+    channels = {guest.name: domain(guest).find("devices/channel/target") for guest in GUESTS}
+    assert {name for name, target in channels.items() if target is not None} == {"db1"}
+    assert channels["db1"].get("name") == monitor.GUEST_AGENT
 
 
 def test_ram_is_left_to_libvirt_until_prepare_converts_the_definition() -> None:

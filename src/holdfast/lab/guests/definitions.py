@@ -34,7 +34,7 @@ OWN_NEEDS_MIB = 256
 
 
 class Role(StrEnum):
-    """What a guest does besides bearing witness."""
+    """What a guest does besides bearing witness. One with a database has QEMU's guest agent as well."""
 
     DB = "db"
     TICK = "tick"
@@ -164,9 +164,16 @@ def domain_xml(guest: GuestSpec) -> str:
     </serial>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
     <controller type='usb' model='none'/>
-  </devices>
+{_agent(guest)}  </devices>
 </domain>
 """
+
+
+def _agent(guest: GuestSpec) -> str:
+    """The guest agent's channel, as virt-install gives it to every guest that may have one."""
+    if guest.role is not Role.DB:
+        return ""
+    return "    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\n"
 
 
 def _numatune(guest: GuestSpec) -> str:

@@ -23,9 +23,9 @@ from ...command import run, step
 from .. import debian
 from ..places import locked
 
-PACKAGES = ("busybox-static", "linux-image-cloud-amd64", "python3", "redis-server")
+PACKAGES = ("busybox-static", "linux-image-cloud-amd64", "python3", "qemu-guest-agent", "redis-server")
 DISK_MIB = 512
-# In the order in which they have to be loaded; ext4 and virtio_pci are built into Debian's cloud kernel.
+# In the order in which they have to be loaded. Debian's cloud kernel has ext4, virtio_pci and virtio_console built in.
 MODULES = ("failover", "net_failover", "virtio_net", "virtio_blk", "virtio-rng", "virtio_balloon", "button", "evdev")
 UNUSED = (
     "boot",
