@@ -45,6 +45,9 @@ LOOKS_BEFORE_DEAD = 4
 
 TERMINAL_STATES = ("restored", "aborted", "failed")
 
+# What the agent begins an error with.
+ERROR = "holdfast: "
+
 WHERE_TO_LOOK = (
     "The host acts by itself and needs no controller. Look at its console (serial or BMC), and at its journal "
     f"{JOURNAL_PATH} ('{AGENT} status') once it answers. 'holdfast recover' finishes or takes back what is in flight, "
@@ -83,6 +86,12 @@ def probe(known_stamp: str) -> str:
         'echo "stamp=$stamp"; '
         f'[ "$stamp" = {shlex.quote(known_stamp)} ] || {{ echo journal=; timeout 30 {AGENT} status --json; }}'
     )
+
+
+def what_was_said(unit: str) -> str:
+    """The shell line that prints what a unit of the host said in its last run."""
+    run = f'"$(systemctl show --value --property=InvocationID {unit})"'
+    return f"journalctl --sync; journalctl --quiet --output=cat _SYSTEMD_INVOCATION_ID={run}"
 
 
 class NoAnswer(Exception):
@@ -446,7 +455,19 @@ class ActionModule(Patient):
     def _dead(self, start: Start, seen: Sighting) -> str:
         after_jump = POOL_UNIT if seen.pool_unit == "failed" else RESTORE_UNIT
         unit = UPDATE_UNIT if seen.boot_id == start.boot_id else after_jump
+        said = self._last_words(unit) or f"'journalctl -u {unit}' on the host says why"
+        if unit == UPDATE_UNIT and not our_journal(start, seen):
+            return f"{self._host} refused live update {start.generation}, and no VM was touched: {said}"
         return (
             f"{unit} on {self._host} ended without closing live update {start.generation} (journal: "
-            f"'{state_of(start, seen)}'). 'journalctl -u {unit}' on the host says why. {WHERE_TO_LOOK}"
+            f"'{state_of(start, seen)}'): {said}. {WHERE_TO_LOOK}"
         )
+
+    def _last_words(self, unit: str) -> str:
+        """The error that the agent printed in a unit's last run; empty when it cannot be had."""
+        try:
+            answer = self._low_level_execute_command(what_was_said(unit), sudoable=True)
+        except AnsibleError:
+            return ""
+        errors = [line for line in answer["stdout"].splitlines() if line.startswith(ERROR)]
+        return one_line(errors[-1].removeprefix(ERROR)) if errors else ""

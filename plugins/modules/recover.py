@@ -277,10 +277,13 @@ def foretell(current: Journal, wanted: Sequence[str]) -> Dict[str, Any]:
 
 def act(module: AnsibleModule) -> Dict[str, Any]:
     """Recover, then let go of what may be let go of. Raises HoldfastError when the journal cannot be read."""
-    state_dir, wanted = config.load().state_dir, module.params["give_up"]
+    known, wanted = config.load(), module.params["give_up"]
+    state_dir = known.state_dir
     before = journal.latest(state_dir).view
     current = journal.open_journal(state_dir)
     if current.state == "none":
+        if known.pool:
+            attach.check_on_record(known, current)
         found = report(before, [], given_up(wanted, before.get("vms", []), ["given_up"]))
         last = "" if before["state"] == "none" else f"; the last {found['standing']}"
         return {**found, "standing": NOTHING + last}

@@ -24,6 +24,7 @@ STARTED = {
     "qemu_to": "11.1.3",
     "vms": [{"name": "db1"}],
 }
+UNIT = "holdfast-live-update.service"
 LOST = AnsibleConnectionFailure("Failed to connect to the host via ssh: Connection timed out")
 
 
@@ -109,6 +110,7 @@ class Stage:
         self.lines: list[str] = []
         self.answers = answers
         self.started: Any = STARTED
+        self.said = ""
         self.task = MagicMock(args=args, check_mode=False, async_val=0)
         screen = MagicMock(display=self.lines.append)
         monkeypatch.setattr(live_update, "time", Clock())
@@ -130,6 +132,8 @@ class Stage:
 
     def _command(self, command: str, sudoable: bool) -> dict[str, Any]:
         self.commands.append(command)
+        if command == live_update.what_was_said(UNIT):
+            return {"rc": 0, "stdout": self.said, "stderr": ""}
         now = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(now, Exception):
             raise now
@@ -314,7 +318,22 @@ def test_units_that_gave_up_end_the_wait_early(monkeypatch: pytest.MonkeyPatch, 
     result = stage.run()
     assert (result["failed"], result["result"]) == (True, "failed")
     assert f"journalctl -u {unit}" in result["msg"]
-    assert len(stage.commands) == live_update.LOOKS_BEFORE_DEAD
+    assert len(stage.commands) == live_update.LOOKS_BEFORE_DEAD + 1
+
+
+def test_whatever_the_agent_refuses_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [answer({"state": "none"}, units="failed active inactive")])
+    stage.said = "holdfast: VM web9 runs, which the plan does not know. Plan again\nno generation is in flight\n"
+    told = f"hv1 refused live update {GENERATION}, and no VM was touched: VM web9 runs, which the plan does not know."
+    assert stage.run()["msg"].startswith(told)
+
+
+def test_an_agent_that_ended_in_the_middle_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [answer(journal("suspended", "suspended"), units="failed active inactive")])
+    stage.said = "holdfast: the first error\nholdfast: no room on /var\n"
+    message = stage.run()["msg"]
+    assert "'suspended'): no room on /var. The host acts by itself" in message
+    assert "no VM was touched" not in message
 
 
 @pytest.mark.parametrize("at_first", [journal("suspending"), journal("failed", "suspended", reason="no room")])

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    agent,
     attach,
     autostart,
     capability_cache,
@@ -642,6 +643,45 @@ def test_a_guest_that_crashed_and_is_kept_for_a_look_had_run(scene: Scene, monke
     assert not saved.exists()
 
 
+def test_a_pool_is_left_as_it_is_while_the_journal_of_this_kernels_generation_is_missing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.saved()
+    scene.journal.record("jumping")
+    boots_as(monkeypatch, "new")
+    kept = scene.journal.path.rename(scene.journal.path.with_suffix(".kept"))
+    for damage in (lambda: None, scene.journal.path.touch):
+        damage()
+        for act in (attach.attach, recover.recover):
+            with pytest.raises(HoldfastError, match=f"started for live update {GENERATION}, of which there is no"):
+                act(scene.config)
+    assert [deed for deed in scene.deeds if deed.startswith("pool")] == []
+    kept.rename(scene.journal.path)
+    assert states(scene.recover()) == {"db": "resumed", "web": "resumed"}
+    attach.attach(scene.config)  # it is in the history now, and somebody attaches the pool once more in this boot
+    assert scene.deeds[-1] == "pool fresh"
+
+
+@pytest.mark.parametrize("trouble", [OSError(30, "Read-only file system"), HoldfastError("no device")])
+def test_whatever_keeps_the_pool_from_being_attached_the_host_goes_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    scene.saved()
+    scene.journal.record("jumping")
+    boots_as(monkeypatch, "new")
+
+    def refused(*_arguments: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(scene, "attach", refused)
+    monkeypatch.setattr(fallback, "open_pool", lambda _config: scene)
+    monkeypatch.setattr(agent.configuration, "load", lambda: scene.config)
+    with pytest.raises(SystemExit):
+        agent.main(["attach"])
+    assert "go back" in scene.deeds
+    assert open_journal(scene.config.state_dir).state == "falling_back"
+
+
 def test_after_the_jump_the_most_important_vm_comes_back_first(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.arrived()
     boots_as(monkeypatch, "new")
@@ -795,7 +835,7 @@ def test_a_kernel_that_does_not_get_at_the_network_is_left_before_any_vm_runs_on
     with pytest.raises(SystemExit):
         cut_off.recover()
     # No second try, and the other VM is not even begun: both would wait for the same.
-    assert cut_off.deeds == ["restore 11", "go back"]
+    assert cut_off.deeds == ["pool trusted", "restore 11", "go back"]
     # Should it be the switch and not the kernel, the VMs go on all the same.
     boots_as(monkeypatch, "back")
     journal = cut_off.recover()
@@ -920,7 +960,7 @@ def test_a_host_goes_back_before_all_have_failed_where_the_operator_says_so(
     scene.unrestorable = {DB}
     with pytest.raises(SystemExit):
         scene.recover()
-    assert scene.deeds == ["restore 11", "restore 11", "go back"]
+    assert scene.deeds == ["pool trusted", "restore 11", "restore 11", "go back"]
 
 
 def test_under_the_old_kernel_no_vm_is_left_out_for_the_way_back(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1146,8 +1186,9 @@ def test_the_guard_of_a_jump_that_was_somebody_elses_is_disarmed_before_any_vm_r
     assert scene.deeds[:3] == ["guard ended", "pool fresh", "guard ended"]
 
 
+@pytest.mark.parametrize("at", ["its load", "its jump"])
 def test_an_attach_that_failed_is_tried_again_after_a_way_back_that_failed_too(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     scene.saved()
     scene.journal.record("jumping")
@@ -1156,13 +1197,18 @@ def test_an_attach_that_failed_is_tried_again_after_a_way_back_that_failed_too(
     def refused(*_arguments: Any) -> None:
         raise HoldfastError("no device")
 
+    def stays(_pool: Any, journal: Journal, reason: str) -> None:
+        if at == "its jump":
+            journal.record("falling_back", reason=reason)
+        refused()
+
     with monkeypatch.context() as broken:
         broken.setattr(scene, "attach", refused)
-        broken.setattr(fallback, "go_back", refused)
+        broken.setattr(fallback, "go_back", stays)
         broken.setattr(fallback, "open_pool", lambda _config: scene)
         with pytest.raises(HoldfastError) as caught:
             attach.attach(scene.config)
-        fallback.after_failed_attach(scene.config, caught.value)
+        fallback.after_failed_attach(scene.config, str(caught.value))
     journal = scene.recover()
     assert scene.deeds[0] == "pool trusted"
     assert (journal.state, states(journal)) == ("restored", {"db": "resumed", "web": "resumed"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +141,16 @@ def names_waiting(result: dict[str, Any]) -> list[str]:
 def test_a_host_with_nothing_in_flight_is_left_alone(host: Host, check: bool) -> None:
     result = run(check=check)
     assert (result["changed"], result["state"], result["standing"]) == (False, "none", "no live update is in flight")
+    assert host.commands == []
+
+
+def test_a_journal_that_is_missing_is_not_taken_for_a_host_at_rest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = SimpleNamespace(state_dir=host.state_dir, pool="a pool")
+    monkeypatch.setattr(recover.config, "load", lambda: prepared)
+    result = run()
+    assert result["failed"]
+    assert f"started for live update {GENERATION}, of which there is no journal" in result["msg"]
+    assert "put " in result["msg"]
     assert host.commands == []
 
 

@@ -135,6 +135,27 @@ def test_after_a_failure_no_further_vm_is_paused(scene: Scene, broken: str) -> N
     assert broken in journal.view["reason"]
 
 
+def test_a_libvirt_that_hangs_is_ended_for_as_long_as_vms_wait_for_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline is over when a VM has been saved, and with it when all is taken back."""
+
+    @contextmanager
+    def watching() -> Iterator[None]:
+        scene.deeds.append("watch")
+        try:
+            yield
+        finally:
+            scene.deeds.append("no watch")
+
+    monkeypatch.setattr(live_update.daemon, "ended_if_it_hangs", watching)
+    scene.broken = "restore tick"
+    with pytest.raises(HoldfastError):
+        live_update.live_update(scene.config)
+    each = ["pause tick", "save tick", "restore tick"]
+    assert scene.deeds == ["watch", *each, "no watch", "watch", "recover", "no watch"]
+
+
 def test_there_is_no_other_kernel_to_go_back_to(scene: Scene) -> None:
     scene.broken = "restore tick"
     with pytest.raises(HoldfastError):

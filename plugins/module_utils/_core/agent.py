@@ -58,8 +58,8 @@ def _attach(_options: argparse.Namespace) -> None:
     config = configuration.load()
     try:
         boot = attach.attach(config)
-    except HoldfastError as exc:
-        fallback.after_failed_attach(config, exc)
+    except (HoldfastError, OSError) as exc:
+        fallback.after_failed_attach(config, one_line(exc))
         raise
     print(f"pool attached: {boot.value}", flush=True)
     try:

@@ -13,7 +13,7 @@ from . import autostart, capability_cache, durable, guard, kexec
 from .cmdline import generation_of, is_crash_kernel
 from .config import Config
 from .errors import HoldfastError
-from .journal import HELD, OWED, TERMINAL, Journal, open_journal
+from .journal import HELD, OWED, TERMINAL, Journal, is_finished, open_journal
 from .pool import Content, Pool, open_pool
 
 OWNER = "generation.json"
@@ -59,8 +59,8 @@ def present_boot(journal: Journal) -> Boot:
 def attach(config: Config) -> Boot:
     """Attach the pool: as it is when it holds suspended VMs, anew when it cannot hold any.
 
-    Raises JournalError when the journal is damaged (the pool is then left alone), HoldfastError when the pool's own
-    record does not agree with the journal.
+    Raises JournalError when the journal is damaged, HoldfastError when this kernel's live update has none, or when the
+    pool's own record does not agree with it. The pool is then left alone.
     """
     pool = open_pool(config)
     journal = open_journal(config.state_dir)
@@ -72,12 +72,28 @@ def attach(config: Config) -> Boot:
         pool.attach(Content.FRESH)
     elif boot is Boot.ORDINARY:
         _unguard(config, journal)
+        check_on_record(config, journal)
         pool.attach(Content.FRESH)
     elif boot is Boot.JUMPED or journal.state == "arrived":
         _arrive(config, pool, journal)
     else:
         pool.attach(Content.TRUSTED)
     return boot
+
+
+def check_on_record(config: Config, journal: Journal) -> None:
+    """Raise HoldfastError when this kernel was started for a live update that has no journal, in flight or finished.
+
+    The pool may hold all that there is of its VMs then, whatever became of the journal.
+    """
+    found = generation_of(kexec.running_cmdline())
+    if found and found != journal.generation and not is_finished(config.state_dir, found):
+        raise HoldfastError(
+            f"this kernel was started for live update {found}, of which there is no journal in {config.state_dir}: "
+            "its VMs may be in the pool, which is left as it is",
+            f"put {config.state_dir}/journal.jsonl back and start holdfast-pool.service and holdfast-restore.service; "
+            "or reboot the host, which ends what is in the pool, and start the VMs from their disks",
+        )
 
 
 def own(pool: Pool, journal: Journal) -> None:

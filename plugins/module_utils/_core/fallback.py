@@ -71,12 +71,12 @@ def _refuse_over_others(journal: Journal) -> None:
         raise HoldfastError(f"VMs were started or moved here meanwhile: {', '.join(others)}", "they would be lost")
 
 
-def after_failed_attach(config: Config, why: HoldfastError) -> None:
+def after_failed_attach(config: Config, why: str) -> None:
     """The pool could not be attached after the jump, so this kernel will not restore anything: go back."""
     journal = open_journal(config.state_dir)
     if attach.present_boot(journal) in (Boot.JUMPED, Boot.AGAIN):
         # Who asks libvirt now waits for it, and it waits for the pool.
-        go_back_if([why.message], open_pool(config), journal, before_libvirt=True)
+        go_back_if([why], open_pool(config), journal, before_libvirt=True)
 
 
 def go_back(pool: Pool, journal: Journal, reason: str) -> None:

@@ -175,7 +175,7 @@ class Journal:
         """Move a finished journal to the history, so that the next generation may begin."""
         if self.state not in TERMINAL:
             raise JournalError(f"generation {self.generation} is {self.state}, not finished")
-        durable.move(self.path, self.path.parent / "history" / f"{self.generation}.jsonl")
+        durable.move(self.path, _finished(self.path.parent, self.generation))
 
     def _append(self, line: str) -> None:
         """Add a line; what a full disk let through of it is dropped, before the next one at the latest."""
@@ -250,6 +250,15 @@ def finished(state_dir: Path) -> Iterator[Journal]:
     """Journals in the history, the newest first."""
     for path in sorted((state_dir / "history").glob("g-*.jsonl"), reverse=True):
         yield Journal.load(path)
+
+
+def is_finished(state_dir: Path, generation: str) -> bool:
+    """Whether this generation came to its end on this host."""
+    return _finished(state_dir, generation).exists()
+
+
+def _finished(state_dir: Path, generation: str) -> Path:
+    return state_dir / "history" / f"{generation}.jsonl"
 
 
 def pause_s(vm: Mapping[str, Any]) -> Optional[float]:

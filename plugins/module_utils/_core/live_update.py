@@ -17,6 +17,7 @@ from . import (
     attach,
     cold,
     cpu,
+    daemon,
     deadline,
     early,
     filesystems,
@@ -56,8 +57,10 @@ def live_update(config: Config) -> None:
         try:
             _learn(hypervisor)
             if wanted.only == requests.ONLY_QEMU:
-                renew(hypervisor, pool, journal, wanted)
-                cold.renew(config, hypervisor, journal, wanted)
+                # One deadline ends with each save. What comes after it has to come to an end as well.
+                with daemon.ended_if_it_hangs():
+                    renew(hypervisor, pool, journal, wanted)
+                    cold.renew(config, hypervisor, journal, wanted)
                 restarts.shut_down(hypervisor, journal, wanted)
                 print(close(config, journal, "restored", ""), flush=True)
                 return
@@ -70,7 +73,8 @@ def live_update(config: Config) -> None:
                 _write_out(hypervisor, pool, journal, left_s)
             _jump(journal, mark)
         except BaseException as exc:
-            recover(config, reason=str(exc))
+            with daemon.ended_if_it_hangs():
+                recover(config, reason=str(exc))
             raise
 
 

@@ -38,15 +38,16 @@ def recover(config: Config, reason: str = "") -> str:
     journal = open_journal(config.state_dir)
     boot = attach.present_boot(journal)
     if boot is Boot.ORDINARY:
+        attach.check_on_record(config, journal)
         return settle(config, journal) if journal.generation else "no generation is in flight"
     pool = open_pool(config)
     if boot is Boot.SAME:
         return _take_back(config, pool, journal, reason or f"the agent was ended while it was {journal.state}")
     if boot is Boot.STRANGE:
         return _after_loss(config, pool, journal)
-    if boot is Boot.JUMPED or journal.state == "arrived":
-        attach.attach(config)
-        journal = open_journal(config.state_dir)
+    # Also after an attach, and then a jump back, that failed: nobody else tries to attach the pool again.
+    attach.attach(config)
+    journal = open_journal(config.state_dir)
     return _land(config, pool, journal)
 
 
