@@ -164,7 +164,7 @@ def test_the_new_kernel_was_asked_for_the_features_of_each_guests_cpu(watch: sce
 def test_a_guest_agent_that_fell_silent_is_missed_until_it_answers(watch: scene.Watch, prepared: Rack) -> None:
     """It answered before the upgrade; the guest itself works on."""
     generation = prepared.journal()["generation"]
-    hold = f"busybox pkill -STOP qemu-ga; busybox sleep {SILENT_S}; busybox pkill -CONT qemu-ga"
+    hold = f"busybox killall -STOP qemu-ga; busybox sleep {SILENT_S}; busybox killall -CONT qemu-ga"
     words = {"execute": "guest-exec", "arguments": {"path": "/usr/bin/busybox", "arg": ["sh", "-c", hold]}}
     prepared.on_host(f"virsh -q qemu-agent-command {DATABASE.name} '{json.dumps(words)}'")
     verify = ["ansible", "hv1", "-i", str(prepared.inventory), "-m", "holdfast.kvm.verify", "-a"]
