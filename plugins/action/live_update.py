@@ -319,7 +319,8 @@ class ActionModule(Patient):
             started = self._start(task_vars or {})
         except AnsibleConnectionFailure as error:
             return {**result, "failed": True, "result": "failed", "msg": self._lost_at_start(error)}
-        if started.get("failed") or self._task.check_mode or not started.get("generation"):
+        nothing_begins = self._task.check_mode or self._wants("rehearse_only")
+        if started.get("failed") or nothing_begins or not started.get("generation"):
             return {**result, "result": untouched(started), **started}
         return {**result, **self._watch(started)}
 
@@ -337,12 +338,15 @@ class ActionModule(Patient):
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """Run the module: judge everything once more, rehearse if asked to, write the request, start the unit."""
-        if boolean(self._task.args.get("rehearse", False), strict=False) and not self._task.check_mode:
+        if (self._wants("rehearse") or self._wants("rehearse_only")) and not self._task.check_mode:
             self._say("tries the new kernel out in a throw-away VM")
         started: dict[str, Any] = self._execute_module(
             module_name="holdfast.kvm.live_update", module_args=dict(self._task.args), task_vars=task_vars
         )
         return started
+
+    def _wants(self, option: str) -> bool:
+        return bool(boolean(self._task.args.get(option, False), strict=False))
 
     def _watch(self, started: dict[str, Any]) -> dict[str, Any]:
         """Follow the live update to its end and turn that end into the task's result."""

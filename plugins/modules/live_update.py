@@ -143,6 +143,11 @@ options:
       - Takes a minute or so, in which the VMs run, and about 1 GiB of the host's RAM. Not done in check mode.
     type: bool
     default: false
+  rehearse_only:
+    description:
+      - Judges and rehearses, and starts nothing. VMs that are to be moved away may still be here.
+    type: bool
+    default: false
   only:
     description:
       - C(everything) goes to another kernel, and with it to the installed QEMU. C(qemu) stays on the running kernel and
@@ -375,6 +380,7 @@ ARGUMENTS: Dict[str, Any] = {
     "unmoved": {"type": "list", "elements": "str", "default": []},
     "elsewhere": {"type": "list", "elements": "str", "default": []},
     "rehearse": {"type": "bool", "default": False},
+    "rehearse_only": {"type": "bool", "default": False},
     "only": {"type": "str", "choices": [request.EVERYTHING, request.ONLY_QEMU], "default": request.EVERYTHING},
     "force": {"type": "bool", "default": False},
     "timeout_s": {"type": "int", "default": 1800},
@@ -575,14 +581,16 @@ def update(module: AnsibleModule) -> Dict[str, Any]:
     host = replace(host, image_signed=collect.image_signed(collect.ROOT / f"boot/vmlinuz-{kernel_to}"))
     plan = make_plan(wish, host, vms, kernel_to, installed)
     refuse_blocked(module, plan)
-    if not module.check_mode:
+    starts = not module.check_mode and not module.params["rehearse_only"]
+    if starts:
         refuse_left_behind(wish, vms)
     rehearsal_s = None
-    if module.params["rehearse"] and wish.limits["only"] != request.ONLY_QEMU and not module.check_mode:
+    wanted = module.params["rehearse"] or module.params["rehearse_only"]
+    if wanted and wish.limits["only"] != request.ONLY_QEMU and not module.check_mode:
         rehearsal_s = rehearse(config, plan)
-    if not module.check_mode:
+    if starts:
         start(config, plan, wish)
-    return {"changed": True, "rehearsal_s": rehearsal_s, **described(plan)}
+    return {"changed": not module.params["rehearse_only"], "rehearsal_s": rehearsal_s, **described(plan)}
 
 
 def refuse_left_behind(wish: Wish, vms: Sequence[VmFacts]) -> None:

@@ -54,6 +54,17 @@ def test_a_failed_host_stops_the_roll(fleet: Fleet) -> None:
     assert fleet.marked("report") == ["h1", "h2"]
 
 
+def test_a_kernel_that_fails_its_rehearsal_is_found_before_any_vm_is_moved(fleet: Fleet) -> None:
+    tasks = fleet.directory / "ansible_collections/holdfast/kvm/roles/live_update/tasks"
+    (tasks / "rehearse.yml").write_text((tasks / "main.yml").read_text().replace("live_update", "rehearse"))
+    run = fleet.upgrade("-e", "live_update_rehearse=true", "-e", "fail_at_rehearse=h1")
+    assert run.returncode == 2
+    assert fleet.marked("stage") == ["h1"], run.stdout
+    assert fleet.marked("rehearse") == ["h1"]
+    assert fleet.marked("evacuate") == []
+    assert fleet.upgrade("-e", "fail_at_rehearse=h1").returncode == 0, "nobody asked for it"
+
+
 def test_what_the_new_packages_do_not_bear_is_found_before_any_vm_is_moved(fleet: Fleet) -> None:
     refuses_then = "{{ 'h1' if query('ansible.builtin.fileglob', marks ~ '/h1.stage') else '' }}"
     run = fleet.upgrade("-e", json.dumps({"fail_at_preflight": refuses_then}))

@@ -321,6 +321,15 @@ def test_units_that_gave_up_end_the_wait_early(monkeypatch: pytest.MonkeyPatch, 
     assert len(stage.commands) == live_update.LOOKS_BEFORE_DEAD + 1
 
 
+def test_a_rehearsal_alone_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [LOST], rehearse_only=True)
+    stage.started = {**STARTED, "changed": False, "rehearsal_s": 21.4}
+    result = stage.run()
+    assert (result["changed"], result["rehearsal_s"], result["result"]) == (False, 21.4, "skipped")
+    assert stage.commands == []
+    assert stage.lines == ["hv1: tries the new kernel out in a throw-away VM"]
+
+
 def test_whatever_the_agent_refuses_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, [answer({"state": "none"}, units="failed active inactive")])
     stage.said = "holdfast: VM web9 runs, which the plan does not know. Plan again\nno generation is in flight\n"

@@ -287,6 +287,16 @@ def test_nothing_is_rehearsed_in_a_check_or_unasked(lab: Lab, monkeypatch: pytes
     assert asked == []
 
 
+def test_a_rehearsal_alone_starts_nothing_and_comes_before_vms_are_moved_away(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = rehearsing(monkeypatch, lambda: 2.0)
+    result = lab.update(rehearse_only=True, policy=MOVED, elsewhere=["gone"])
+    assert (result["changed"], result["rehearsal_s"], len(asked)) == (False, 2.0, 1)
+    assert not lab.started
+    assert lab.request is None
+
+
 MOVED = [{"match": {"name": "db1"}, "treatments": ["live", "in_place"]}, {"match": {"name": "gone"}}]
 
 
