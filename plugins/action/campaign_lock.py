@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
     def _settled(self, state: str, task_vars: dict[str, Any]) -> dict[str, Any]:
         found = self._ask(state, [], task_vars)
         other = str((found.get("holder") or {}).get("id") or "")
-        if found.get("lock_held") and is_dead(other):
+        if (found.get("lock_held") or found.get("spared")) and is_dead(other):
             return self._ask(state, [other], task_vars)
         return found
 

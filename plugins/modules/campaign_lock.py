@@ -21,7 +21,8 @@ options:
   state:
     description:
       - V(taken) holds the host, and fails while another campaign does, or when somebody wants ours to stop. V(released)
-        ends our own hold, and V(broken) anybody's. V(stopping) asks whoever holds the host to begin no further one.
+        ends our own hold, and V(broken) anybody's but that of a campaign that lives on this controller. V(stopping)
+        asks whoever holds the host to begin no further one.
     type: str
     choices: [taken, released, broken, stopping]
     default: taken
@@ -67,6 +68,11 @@ holder:
   type: dict
   returned: always
   sample: {}
+spared:
+  description: Whether a hold was not broken, because its campaign lives on this controller.
+  type: bool
+  returned: when V(broken) leaves it
+  sample: true
 stop_asked:
   description: Whether somebody wants our campaign to stop; the host is held all the same, until it is released.
   type: bool
@@ -81,7 +87,7 @@ lock_held:
 
 import time
 from dataclasses import asdict
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -110,6 +116,8 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
         asks = f"{asked.get('user') or 'somebody'} on {asked.get('controller') or 'an unknown controller'}"
         told = campaign.ask_to_stop(known.state_dir, asks)
         return {"changed": told != before, "holder": described(told)}
+    if module.params["state"] == "broken" and may_live_beside(before, asked, module.params["over"]):
+        return {"spared": True, "holder": described(before)}
     if module.params["state"] != "taken":
         ours = "" if module.params["state"] == "broken" else str(asked.get("id") or "nobody")
         ended = campaign.release(known.state_dir, ours)
@@ -130,6 +138,12 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
             holder=described(now),
         )
     return {"changed": now != before, "holder": described(now)}
+
+
+def may_live_beside(found: Optional[Holder], asking: Mapping[str, Any], dead: Sequence[str]) -> bool:
+    """Whether a campaign runs where ``asking`` does, as far as nobody there has said yet that it is dead."""
+    here = Holder(str(asking.get("id") or "")).place
+    return bool(found and found.place and found.place == here and found.id not in dead)
 
 
 def refusal(other: Holder) -> str:

@@ -130,6 +130,22 @@ def test_the_module_takes_and_gives_back(tmp_path: Path, monkeypatch: pytest.Mon
     assert campaign.holder(tmp_path) is None
 
 
+def test_only_a_campaign_of_ours_that_is_known_to_be_dead_is_broken_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = prepared(tmp_path)
+    beside = {"id": "boot/4026531836/7/500", "controller": "ctl1", "user": "ann"}
+    asking = {**beside, "id": "boot/4026531836/8/900"}
+    called(monkeypatch, known, holder=beside)
+    assert called(monkeypatch, known, state="broken", holder=asking)["spared"] is True
+    assert campaign.holder(tmp_path).id == beside["id"]
+    assert called(monkeypatch, known, state="broken", holder=asking, over=[beside["id"]])["changed"] is True
+    called(monkeypatch, known, holder=beside)
+    elsewhere = {**asking, "id": "another/4026531836/8/900"}
+    assert called(monkeypatch, known, state="broken", holder=elsewhere)["changed"] is True
+    assert campaign.holder(tmp_path) is None
+
+
 def test_a_state_directory_that_cannot_be_written_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing has begun, and the message names the place and the remedy."""
 
@@ -187,6 +203,14 @@ def test_a_run_that_was_killed_here_is_taken_over(monkeypatch: pytest.MonkeyPatc
     assert result["changed"] is True
     assert [one["over"] for one in asked] == [[], ["them"]]
     assert asked[0]["holder"]["id"] == asked[1]["holder"]["id"]
+
+
+def test_recovering_breaks_the_hold_of_a_run_that_was_killed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    spared = {"spared": True, "holder": {"id": "them"}}
+    result, asked = acted(monkeypatch, [spared, {"changed": True}], dead=("them",), state="broken")
+    assert (result["changed"], [one["over"] for one in asked]) == (True, [[], ["them"]])
+    result, asked = acted(monkeypatch, [spared], state="broken")
+    assert (result["spared"], len(asked)) == (True, 1)
 
 
 def test_one_that_may_live_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,11 @@ class Holder:
     since: float = 0.0
     stop: str = ""
 
+    @property
+    def place(self) -> str:
+        """Where it runs, as far as its id tells: whoever asks from there can tell whether it lives."""
+        return self.id.rpartition("/")[0].rpartition("/")[0]
+
 
 def holder(state_dir: Path) -> Optional[Holder]:
     """Who holds this host, or None. A file that makes no sense is somebody's, too."""
