@@ -436,9 +436,10 @@ def target_of(wish: Wish, host: HostFacts, installed: Sequence[str], may_be_miss
     return releases.choose(wish.kernel, [*installed, *later], host.kernel)
 
 
-def make_plan(wish: Wish, host: HostFacts, vms: Sequence[VmFacts], kernel_to: str, installed: Sequence[str]) -> Plan:
+def make_plan(
+    generation: str, wish: Wish, host: HostFacts, vms: Sequence[VmFacts], kernel_to: str, installed: Sequence[str]
+) -> Plan:
     """Decide and judge. Raises BadInput for a policy or command line that cannot be; what blocks is in the verdict."""
-    generation = cmdline.new_generation(time.time(), secrets.token_hex(3))
     if wish.limits["only"] == request.ONLY_QEMU:
         decisions = policy.decide(wish.rules, vms, wish.elsewhere, wish.unmoved)
         verdict = preflight.judge_renewal(host, vms, decisions)
@@ -579,7 +580,9 @@ def update(module: AnsibleModule) -> Dict[str, Any]:
         message = f"already up to date: kernel {host.kernel}, and every VM runs on the installed QEMU"
         return {"result": "skipped", "msg": message, "kernel": {"from": host.kernel, "to": kernel_to}}
     host = replace(host, image_signed=collect.image_signed(collect.ROOT / f"boot/vmlinuz-{kernel_to}"))
-    plan = make_plan(wish, host, vms, kernel_to, installed)
+    last = journal.last_finished(config.state_dir)
+    generation = cmdline.new_generation(time.time(), secrets.token_hex(3), last)
+    plan = make_plan(generation, wish, host, vms, kernel_to, installed)
     refuse_blocked(module, plan)
     starts = not module.check_mode and not module.params["rehearse_only"]
     if starts:

@@ -11,6 +11,7 @@ survives.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -102,6 +103,23 @@ class Place:
             shutil.rmtree(folder, ignore_errors=True)
         (self.log.parent / "command").unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While this lasts, the run is known to live; it ends with the process, however that ends."""
+        with self.progress_file.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def is_at_work(self) -> bool:
+        try:
+            with self.progress_file.open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # it was cut off before it had begun
+            return False
+        return False
+
 
 def carry_out(wish: Wish, view_for: Callable[[], View]) -> ExitCode:
     """Run the playbook to its end. Raises BadInput before anything starts when the wish cannot be carried out."""
@@ -116,13 +134,22 @@ def play(wish: Wish, view_for: Callable[[], View]) -> Progress:
     environment = ansible_environment(os.environ)
     place = new_place(state_dir(os.environ))
     environment[PROGRESS_FILE_VARIABLE] = str(place.progress_file)
-    try:
-        wish = replace(wish, extra_vars=as_files((*wish.extra_vars, *plan_variables(wish.plan)), place.variables))
-        hosts = chosen_hosts(wish, environment)
-        began = RunBegan(time.time(), *in_order(hosts, batches))
-        return watched(Progress(wish.campaign), began, place, view_for(), runner(wish, place, environment))
-    finally:
-        place.forget_secrets()
+    with place.at_work():
+        forget_secrets_of_the_dead(place.root.parent)
+        try:
+            wish = replace(wish, extra_vars=as_files((*wish.extra_vars, *plan_variables(wish.plan)), place.variables))
+            hosts = chosen_hosts(wish, environment)
+            began = RunBegan(time.time(), *in_order(hosts, batches))
+            return watched(Progress(wish.campaign), began, place, view_for(), runner(wish, place, environment))
+        finally:
+            place.forget_secrets()
+
+
+def forget_secrets_of_the_dead(runs: Path) -> None:
+    """Of runs that were killed, and could not do so themselves."""
+    for place in map(Place, runs.iterdir()):
+        if not place.is_at_work():
+            place.forget_secrets()
 
 
 def planned_batches(plan: Path | None) -> tuple[PlannedBatch, ...]:

@@ -235,6 +235,22 @@ def test_extra_vars_are_on_no_command_line_and_in_no_artifact_of_a_run(
     assert not any("tr0ub4dor" in path.read_text() for path in kept)
 
 
+def test_what_a_killed_run_left_behind_is_deleted_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state" / "holdfast"
+    killed, living, cut_off = (upgrade.new_place(state) for _ in range(3))
+    cut_off.progress_file.unlink()
+    for place in (killed, living, cut_off):
+        upgrade.as_files(("token=tr0ub4dor",), place.variables)
+    monkeypatch.setattr(upgrade, "run", lambda _words, **_more: LISTED)
+    monkeypatch.setitem(sys.modules, "ansible_runner", SimpleNamespace(run=lambda **_options: SimpleNamespace(rc=0)))
+    with living.at_work():
+        upgrade.carry_out(Wish(tmp_path), Silent)
+    assert [place.variables.exists() for place in (killed, living, cut_off)] == [False, True, False]
+    assert killed.progress_file.exists()
+
+
 def test_progress_file_is_read_line_by_whole_line(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     path.touch()

@@ -126,6 +126,12 @@ def test_a_line_longer_than_the_kernel_reads_is_refused() -> None:
         cmdline.next_command_line("x" * (room + 1), generation=GENERATION)
 
 
+def test_a_generation_comes_after_the_last_one_although_the_clock_was_set_back() -> None:
+    last = "g-20361121T235959-ffffff"
+    assert cmdline.new_generation(1795226400.0, "ab12cd", last) == "g-20361122T000000-ab12cd"
+    assert cmdline.new_generation(1795226400.0, "ab12cd", "g-20251121T235959-ffffff") == "g-20261121T020000-ab12cd"
+
+
 def test_generation_is_made_from_time_and_chance() -> None:
     assert cmdline.new_generation(1795226400.9, "ab12cd") == "g-20261121T020000-ab12cd"
     with pytest.raises(BadInput):

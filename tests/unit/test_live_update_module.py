@@ -287,6 +287,13 @@ def test_nothing_is_rehearsed_in_a_check_or_unasked(lab: Lab, monkeypatch: pytes
     assert asked == []
 
 
+def test_the_newest_live_update_is_the_last_one_although_the_clock_was_set_back(lab: Lab) -> None:
+    history = lab.state_dir / "history"
+    history.mkdir(parents=True)
+    (history / "g-20991231T235958-ab12cd.jsonl").touch()
+    assert lab.update()["generation"].startswith("g-20991231T235959-")
+
+
 def test_a_rehearsal_alone_starts_nothing_and_comes_before_vms_are_moved_away(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from .errors import BadInput, Refused
 from .resources import SOFT_KIND, Region
 
 GENERATION_OPTION = "holdfast.generation"
+STAMP = "%Y%m%dT%H%M%S"
 
 # What the kernel calls a range made by memmap=nn!ss, or by memmap=nn%ss+0xefffffff (see /proc/iomem).
 POOL_KIND = "Persistent Memory (legacy)"
@@ -138,9 +139,15 @@ def format_memmap(*regions: Region) -> str:
     return "memmap=" + ",".join(map(_entry, regions))
 
 
-def new_generation(now: float, random_hex: str) -> str:
-    """Id of one live update from the time (epoch seconds) and six random hexadecimal digits."""
-    stamp = datetime.fromtimestamp(now, tz=timezone.utc).strftime("%Y%m%dT%H%M%S")
+def new_generation(now: float, random_hex: str, last: str = "") -> str:
+    """Id of one live update from the time (epoch seconds) and six random hexadecimal digits.
+
+    It sorts after ``last``, the host's last one, also when that was begun by a clock which has been set back since.
+    """
+    if last:
+        begun = datetime.strptime(_checked_generation(last).split("-")[1], STAMP).replace(tzinfo=timezone.utc)
+        now = max(now, begun.timestamp() + 1)
+    stamp = datetime.fromtimestamp(now, tz=timezone.utc).strftime(STAMP)
     return _checked_generation(f"g-{stamp}-{random_hex}")
 
 

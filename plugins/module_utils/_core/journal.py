@@ -248,8 +248,17 @@ def latest(state_dir: Path) -> Journal:
 
 def finished(state_dir: Path) -> Iterator[Journal]:
     """Journals in the history, the newest first."""
-    for path in sorted((state_dir / "history").glob("g-*.jsonl"), reverse=True):
+    for path in _history(state_dir):
         yield Journal.load(path)
+
+
+def last_finished(state_dir: Path) -> str:
+    """The newest generation in the history, empty when there is none; its journal is not read."""
+    return next((path.stem for path in _history(state_dir)), "")
+
+
+def _history(state_dir: Path) -> List[Path]:
+    return sorted((state_dir / "history").glob("g-*.jsonl"), reverse=True)
 
 
 def is_finished(state_dir: Path, generation: str) -> bool:
