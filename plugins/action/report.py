@@ -91,7 +91,8 @@ def outcome_of(host: str, entry: Any, evacuation: Any = None, predicted: dict[st
         )
     result, error = str(known.get("result") or ""), str(known.get("error") or "")
     moved = (evacuation or {}).get("vms") or {}
-    return HostOutcome(str(host), known.get("journal"), result, error, moved, known.get("boot") or (), predicted or {})
+    boot, told = known.get("boot") or (), known.get("told") or ()
+    return HostOutcome(str(host), known.get("journal"), result, error, moved, boot, predicted or {}, told)
 
 
 def described(pair: DocumentPair, report: dict[str, Any]) -> dict[str, Any]:

@@ -104,6 +104,14 @@ boot:
   sample:
     - {name: kernel and initrd, start: 0.0, seconds: 3.1}
     - {name: libvirtd.service, start: 7.4, seconds: 0.9}
+told:
+  description:
+    - Errors in the kernel's log of a kind that was not there when the live update began, one sentence each, a few at
+      most. They are no problem by themselves.
+  type: list
+  elements: str
+  returned: always
+  sample: []
 vms:
   description: Every running VM.
   type: list
@@ -145,6 +153,7 @@ from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
     gates,
     health,
     journal,
+    kernel_log,
     kexec,
     monitor,
 )
@@ -279,6 +288,13 @@ def waited_for(expected: Expected, view: Mapping[str, Any]) -> List[Dict[str, An
         return []
 
 
+def told(expected: Expected, view: Mapping[str, Any]) -> List[str]:
+    """Errors in the kernel's log that were not there before the live update; it is never worth a failure."""
+    if not expected.generation or view.get("generation") != expected.generation:
+        return []
+    return kernel_log.new_ones(view.get("before", {}).get("complaints"), kernel_log.complaints())
+
+
 def verify(expected: Expected, wait_s: float) -> Dict[str, Any]:
     """Look at this host. Raises HoldfastError when libvirt, the configuration or the journal cannot be read."""
     view = journal.latest(config.load().state_dir).view
@@ -291,6 +307,7 @@ def verify(expected: Expected, wait_s: float) -> Dict[str, Any]:
         "vms_not_running": not_running(expected, view, vms),
         "kernel": kernel,
         "boot": waited_for(expected, view),
+        "told": told(expected, view),
         "vms": [asdict(vm) for vm in vms],
     }
 

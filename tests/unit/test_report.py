@@ -173,6 +173,12 @@ def test_skipped_host_does_not_show_the_journal_of_an_earlier_run() -> None:
     assert report["error"] == "already on this kernel"
 
 
+def test_what_is_new_in_the_kernels_log_is_a_warning() -> None:
+    report = build_report("c", "2026-12-01T00:00:00Z", [HostOutcome("hv1", journal(), "upgraded", told=("an error",))])
+    assert "an error" in report["hosts"][0]["warnings"]
+    assert report["hosts"][0]["result"] == "upgraded"
+
+
 BOOT = [
     {"name": "kernel and initrd", "start": 0.0, "seconds": 3.1},
     {"name": "a.service", "start": 4.0, "seconds": 1.5},

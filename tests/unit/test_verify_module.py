@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import boot_path, kexec
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import boot_path, kernel_log, kexec
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed
 from ansible_collections.holdfast.kvm.plugins.modules.verify import (
     Expected,
     RunningVm,
     not_running,
     problems,
+    told,
     waited_for,
 )
 
@@ -100,6 +101,16 @@ def test_only_of_the_boot_that_it_jumped_into_is_it_told_what_the_vms_waited_for
     assert waited_for(EXPECTED, {**arrived, "boot_id": {"from": "b-1", "to": ""}}) == []
     assert waited_for(Expected("g-2"), arrived) == []
     assert waited_for(Expected(), {"state": "none"}) == []
+
+
+def test_what_is_new_in_the_kernels_log_is_told_and_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["ata1: error 17", "INFO: task kvm:4711 blocked for more than 120 seconds."]
+    monkeypatch.setattr(kernel_log, "complaints", lambda: lines)
+    view = {**VIEW, "before": {"complaints": kernel_log.kinds(["ata1: error 4"])}}
+    (sentence,) = told(EXPECTED, view)
+    assert sentence.endswith("there before: INFO: task kvm:4711 blocked for more than 120 seconds.")
+    assert told(Expected("g-2"), view) == told(Expected(), {"state": "none"}) == []
+    assert told(EXPECTED, VIEW) == [], "it was begun by an agent that did not look"
 
 
 def test_a_systemd_that_does_not_say_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:

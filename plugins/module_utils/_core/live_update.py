@@ -23,6 +23,7 @@ from . import (
     filesystems,
     gates,
     guard,
+    kernel_log,
     kexec,
     lanes,
     monitor,
@@ -100,7 +101,7 @@ def _begin(config: Config, hypervisor: Hypervisor, wanted: Request) -> Journal:
         qemu=monitor.qemu_version(first) if first else "",
         boot_id=kexec.boot_id(),
         taint=kexec.taint(),
-        before=asdict(gates.look(hypervisor)),
+        before={**asdict(gates.look(hypervisor)), "complaints": kernel_log.kinds(kernel_log.complaints())},
         # Without a jump there is no other kernel to ask, and nobody who would be late.
         cpu=cpu.note(running[vm.uuid] for vm in _with_state(wanted)) if jumps else {},
         watchdog_usec=watchdogs.systemd_usec() if jumps else 0,
