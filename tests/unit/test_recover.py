@@ -650,12 +650,13 @@ def test_a_pool_is_left_as_it_is_while_the_journal_of_this_kernels_generation_is
     scene.journal.record("jumping")
     boots_as(monkeypatch, "new")
     kept = scene.journal.path.rename(scene.journal.path.with_suffix(".kept"))
+    monkeypatch.setattr(guard, "end", lambda: scene.deeds.append("guard ended"))
     for damage in (lambda: None, scene.journal.path.touch):
         damage()
         for act in (attach.attach, recover.recover):
             with pytest.raises(HoldfastError, match=f"started for live update {GENERATION}, of which there is no"):
                 act(scene.config)
-    assert [deed for deed in scene.deeds if deed.startswith("pool")] == []
+    assert scene.deeds == ["guard ended"] * 2
     kept.rename(scene.journal.path)
     assert states(scene.recover()) == {"db": "resumed", "web": "resumed"}
     attach.attach(scene.config)  # it is in the history now, and somebody attaches the pool once more in this boot

@@ -72,7 +72,12 @@ def attach(config: Config) -> Boot:
         pool.attach(Content.FRESH)
     elif boot is Boot.ORDINARY:
         _unguard(config, journal)
-        check_on_record(config, journal)
+        try:
+            check_on_record(config, journal)
+        except HoldfastError:
+            # Whoever puts the journal back takes longer than a guard waits.
+            disarm(journal)
+            raise
         pool.attach(Content.FRESH)
     elif boot is Boot.JUMPED or journal.state == "arrived":
         _arrive(config, pool, journal)

@@ -165,11 +165,12 @@ class Journal:
             self._fold(entry)
 
     def warn(self, text: str) -> None:
-        """On record, or in the unit's log when there is no room: a full disk must not keep a VM paused."""
-        try:
-            self.record("warning", text=text)
-        except HoldfastError:
-            print(f"holdfast: {text}", file=sys.stderr, flush=True)
+        """On record, or in the unit's log when there is no room, or no generation: a full disk keeps no VM paused."""
+        with suppress(HoldfastError):
+            if self.state != "none":
+                self.record("warning", text=text)
+                return
+        print(f"holdfast: {text}", file=sys.stderr, flush=True)
 
     def archive(self) -> None:
         """Move a finished journal to the history, so that the next generation may begin."""

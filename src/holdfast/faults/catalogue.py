@@ -247,6 +247,29 @@ SLOW_PACKAGE_GONE = "systemctl stop slow-package; dpkg --purge slow >/dev/null; 
 
 DISK = "/var/lib/libvirt/images/tick1.qcow2"
 LATE_DISK = f"mv {DISK} {DISK}.away; sleep 60; mv {DISK}.away {DISK}"
+# In the next boot, when the file system that it is on is there, and before anybody attaches the pool.
+FORGETFUL = "/etc/systemd/system/forgetful.service"
+KEPT_JOURNAL = "/root/journal.kept"
+LOSE_JOURNAL = f"""
+cat >{FORGETFUL} <<'END'
+[Unit]
+DefaultDependencies=no
+RequiresMountsFor={JOURNAL}
+Before=holdfast-pool.service
+[Service]
+Type=oneshot
+ExecStart=/bin/mv {JOURNAL} {KEPT_JOURNAL}
+END
+mkdir -p /etc/systemd/system/holdfast-pool.service.wants
+ln -s {FORGETFUL} /etc/systemd/system/holdfast-pool.service.wants/
+sync
+"""
+JOURNAL_FOUND = f"""
+rm {FORGETFUL} /etc/systemd/system/holdfast-pool.service.wants/forgetful.service
+systemctl daemon-reload
+mv {KEPT_JOURNAL} {JOURNAL}
+systemctl start holdfast-pool.service
+"""
 # As an administrator has systemd feed it. The crash kernel of an emulated host takes a minute to its systemd.
 WATCHDOG_FILE = "/etc/systemd/system.conf.d/watchdog.conf"
 WATCHDOG_FED = "grep -qx active /sys/class/watchdog/*/state"
@@ -414,6 +437,14 @@ AFTER_THE_JUMP = (
         "attached",
         FLIP_JOURNAL,
         (Ending.UPGRADED,),
+    ),
+    Fault(
+        "the journal is missing",
+        "attach",
+        f"vm_paused {UUID[TICK]}",
+        LOSE_JOURNAL,
+        (Ending.UPGRADED,),
+        mend=JOURNAL_FOUND,
     ),
     Fault(
         "the new kernel is found unfit",

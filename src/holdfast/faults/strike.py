@@ -200,7 +200,7 @@ def _works(units: list[str], asked: str, journal: dict[str, Any], generation: st
         journal.get("generation") != generation
         and journal["state"] != "unreadable"
         and asked == "asked"
-        and (update != "failed")
+        and "failed" not in (update, pool)
     )
 
 
