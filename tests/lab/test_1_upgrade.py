@@ -112,6 +112,7 @@ def test_kernel_and_qemu_change_and_every_guest_carries_on(
         assert vm["ram_verified"] is True
         assert 0 < vm["state_bytes"] < LARGEST_STATE_BYTES
         assert vm["pause_s"] > 0
+    assert [told for told in host["warnings"] if "watchdog" in told] == []
     _was_waited_for(host["boot"], prepared)
     assert (out / "report.html").read_text().count("<svg") >= 1
     _unharmed(watch)

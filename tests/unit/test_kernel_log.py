@@ -33,6 +33,12 @@ def test_a_flood_is_cut_short_and_says_where_the_rest_is() -> None:
     assert all(len(one) < 400 for one in new_ones([], ["x" * 9000]))
 
 
+def test_the_guards_own_timer_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["watchdog: watchdog0: watchdog did not stop!", "iTCO_wdt: watchdog did not stop!"]
+    monkeypatch.setattr(kernel_log, "run", lambda _argv: "\n".join(lines) + "\n")
+    assert kernel_log.complaints() == lines[1:]
+
+
 def test_where_nobody_could_look_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_argv: object) -> str:
         raise CommandFailed("no journalctl")
