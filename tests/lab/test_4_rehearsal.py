@@ -65,11 +65,12 @@ def test_a_damaged_initrd_is_refused(at_work: scene.Watch, prepared: Rack, relea
 
 
 def test_an_initrd_that_lacks_the_disks_driver_is_refused(at_work: scene.Watch, prepared: Rack, release: str) -> None:
+    """Before a rehearsal would find it."""
     initrd, listed = f"/boot/initrd.img-{release}", "/etc/initramfs-tools/modules"
     assert "virtio_blk" in prepared.on_host(f"cat {listed}")
     forgotten = changed(prepared, listed, f"sed -i /virtio_blk/d {listed}")
     with forgotten, changed(prepared, initrd, f"mkinitramfs -o {initrd} {release}"):
-        refused(prepared, release, "its initrd lacks virtio_blk")
+        refused(prepared, release, f"{initrd} lacks virtio_blk")
 
 
 def test_a_kernel_without_the_pools_driver_is_refused(at_work: scene.Watch, prepared: Rack, release: str) -> None:
