@@ -247,7 +247,7 @@ SLOW_PACKAGE_GONE = "systemctl stop slow-package; dpkg --purge slow >/dev/null; 
 
 DISK = "/var/lib/libvirt/images/tick1.qcow2"
 LATE_DISK = f"mv {DISK} {DISK}.away; sleep 60; mv {DISK}.away {DISK}"
-# In the next boot, when the file system that it is on is there, and before anybody attaches the pool.
+# In the next boot, when the file system that it is on can be written, and before anybody attaches the pool.
 FORGETFUL = "/etc/systemd/system/forgetful.service"
 KEPT_JOURNAL = "/root/journal.kept"
 LOSE_JOURNAL = f"""
@@ -255,6 +255,7 @@ cat >{FORGETFUL} <<'END'
 [Unit]
 DefaultDependencies=no
 RequiresMountsFor={JOURNAL}
+After=systemd-remount-fs.service
 Before=holdfast-pool.service
 [Service]
 Type=oneshot
