@@ -20,6 +20,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import last_words
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import pause_s
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.printable import one_line
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import EVERYTHING, ONLY_QEMU
@@ -44,9 +45,6 @@ LONGEST_POLL_S = 15.0
 LOOKS_BEFORE_DEAD = 4
 
 TERMINAL_STATES = ("restored", "aborted", "failed")
-
-# What the agent begins an error with.
-ERROR = "holdfast: "
 
 WHERE_TO_LOOK = (
     "The host acts by itself and needs no controller. Look at its console (serial or BMC), and at its journal "
@@ -473,5 +471,4 @@ class ActionModule(Patient):
             answer = self._low_level_execute_command(what_was_said(unit), sudoable=True)
         except AnsibleError:
             return ""
-        errors = [line for line in answer["stdout"].splitlines() if line.startswith(ERROR)]
-        return one_line(errors[-1].removeprefix(ERROR)) if errors else ""
+        return last_words.of(answer["stdout"])

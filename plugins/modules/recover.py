@@ -101,7 +101,14 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.holdfast.kvm.plugins.module_utils._core import attach, command, config, journal, packing
+from ansible_collections.holdfast.kvm.plugins.module_utils._core import (
+    attach,
+    command,
+    config,
+    journal,
+    last_words,
+    packing,
+)
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.attach import Boot
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import (
@@ -227,7 +234,7 @@ def recover_by_unit(timeout_s: float) -> str:
         if under_way():
             found = f"the recovery of this host is still under way after {timeout_s:.0f} s"
             raise HoldfastError(found, "it goes on by itself; recover again to see its end") from error
-        return last_words() or error.message
+        return what_it_said() or error.message
     return ""
 
 
@@ -238,7 +245,7 @@ def under_way() -> bool:
     return bool({"activating", "deactivating"}.intersection(states.split()))
 
 
-def last_words() -> str:
+def what_it_said() -> str:
     """The error that the agent printed in the unit's last run; empty when nothing is on record."""
     try:
         run_id = command.run(["systemctl", "show", "--value", "--property=InvocationID", UNIT]).strip()
@@ -246,7 +253,7 @@ def last_words() -> str:
         told = command.run(["journalctl", "--quiet", "--output=cat", f"_SYSTEMD_INVOCATION_ID={run_id}"])
     except CommandFailed:
         return ""
-    return told.rpartition("holdfast: ")[2].strip() if run_id and "holdfast: " in told else ""
+    return last_words.of(told) if run_id else ""
 
 
 def let_go(names: Sequence[str]) -> None:

@@ -147,7 +147,7 @@ def play(wish: Wish, view_for: Callable[[], View]) -> Progress:
 
 def forget_secrets_of_the_dead(runs: Path) -> None:
     """Of runs that were killed, and could not do so themselves."""
-    for place in map(Place, runs.iterdir()):
+    for place in (Place(path) for path in runs.iterdir() if path.is_dir()):
         if not place.is_at_work():
             place.forget_secrets()
 

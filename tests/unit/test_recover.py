@@ -147,9 +147,12 @@ class Scene:
             self.whole.add(uuid)
         self.journal.record("suspended")
 
-    def arrived(self, boot_id: str = "new") -> None:
+    def jumped(self) -> None:
         self.saved()
         self.journal.record("jumping")
+
+    def arrived(self, boot_id: str = "new") -> None:
+        self.jumped()
         self.journal.record("arrived", boot_id=boot_id, kernel="7.2")
         self.journal.record("attached")
 
@@ -646,8 +649,7 @@ def test_a_guest_that_crashed_and_is_kept_for_a_look_had_run(scene: Scene, monke
 def test_a_pool_is_left_as_it_is_while_the_journal_of_this_kernels_generation_is_missing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene.saved()
-    scene.journal.record("jumping")
+    scene.jumped()
     boots_as(monkeypatch, "new")
     kept = scene.journal.path.rename(scene.journal.path.with_suffix(".kept"))
     monkeypatch.setattr(guard, "end", lambda: scene.deeds.append("guard ended"))
@@ -667,8 +669,7 @@ def test_a_pool_is_left_as_it_is_while_the_journal_of_this_kernels_generation_is
 def test_whatever_keeps_the_pool_from_being_attached_the_host_goes_back(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
-    scene.saved()
-    scene.journal.record("jumping")
+    scene.jumped()
     boots_as(monkeypatch, "new")
 
     def refused(*_arguments: Any) -> None:
@@ -1191,8 +1192,7 @@ def test_the_guard_of_a_jump_that_was_somebody_elses_is_disarmed_before_any_vm_r
 def test_an_attach_that_failed_is_tried_again_after_a_way_back_that_failed_too(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    scene.saved()
-    scene.journal.record("jumping")
+    scene.jumped()
     boots_as(monkeypatch, "new")
 
     def refused(*_arguments: Any) -> None:
