@@ -40,7 +40,7 @@ from holdfast.lab.guests.definitions import GUESTS
 from holdfast.lab.guests.observer import Snapshot
 from holdfast.lab.hosts import Host, Lab
 
-PHASES = ("load", "suspend", "jump", "attach", "restore")
+PHASES = ("load", "suspend", "jump", "attach", "restore", "verify")
 ROW = Row("a fault", "load", True, "aborted", {guest.name: "carried on" for guest in GUESTS}, 0, 0, 12.0, False)
 
 

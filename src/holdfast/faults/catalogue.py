@@ -489,7 +489,8 @@ INTO_ANOTHER = (
         _crash("the new kernel does not find its disk", "jump", "", NO_DISK), other_kernel=True, teardown=WHOLE_INITRD
     ),
 )
-# In each phase. A connection that is cut before or while the request is handed over fails the controller, not the host.
+# In each phase. A connection that is cut before or while the request is handed over, or when all is done, fails the
+# controller, not the host.
 EITHER = ((DONE,), (HOST_FAILED,))
 CONTROLLERS = (
     _controller_killed("preflight"),
@@ -499,6 +500,7 @@ CONTROLLERS = (
     _controller_killed("jump", "jumping"),
     _controller_killed("attach", "arrived"),
     _controller_killed("restore", f"vm_verified {UUID[DB]}"),
+    _controller_killed("verify", "restored"),
     _ssh_cut("preflight", exits=EITHER),
     _ssh_cut("stage", exits=EITHER),
     _ssh_cut("load", "phase_begin load", EITHER),
@@ -506,6 +508,7 @@ CONTROLLERS = (
     _ssh_cut("jump", "jumping"),
     _ssh_cut("attach", "arrived"),
     _ssh_cut("restore", f"vm_verified {UUID[DB]}"),
+    _ssh_cut("verify", "restored", EITHER),
     Fault(
         "two controllers at once",
         "any",
