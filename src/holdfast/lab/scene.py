@@ -34,6 +34,11 @@ GUEST_LIMIT_S = 900.0
 # In between the host is looked at.
 KNOCK_S = 60.0
 ATTEMPTS = 3
+# After a reboot libvirt starts guests by itself, possibly between our look and our start.
+START = """\
+runs() {{ virsh -q domstate {name} | grep -q running; }}
+runs || virsh -q start {name} || runs
+"""
 # A guest that is silent may have crashed, wait for something, or run in circles: its console, and twice where its CPU
 # is, tell these apart; its stack says how it got there.
 PORTRAITS = """
@@ -79,7 +84,7 @@ def start_guests(folder: Path, name: str = "hv1", guests: Sequence[GuestSpec] = 
 
 def _start(host: Host, guest: GuestSpec) -> None:
     with step(f"{host.name}: guest {guest.name} ({guest.ram_mib} MiB, {guest.machine}, {guest.firmware}) runs"):
-        on_host(host, f"virsh -q domstate {guest.name} | grep -q running || virsh -q start {guest.name}")
+        on_host(host, START.format(name=guest.name))
         wait_for_guest(host, guest)
 
 
