@@ -249,8 +249,8 @@ def test_starts_are_compared_with_those_of_the_smallest_host_of_their_kind() -> 
     rows = [line.split() for line in console.export_text().splitlines() if line.strip()]
     assert rows[-3:] == [
         ["none", "8", "4.00", "0.00", "4.00", "1.00"],
-        ["devdax", "8", "5.00", "0.25", "5.25", "1.00", "0.4000%"],
-        ["devdax", "512", "6.00", "0.30", "6.30", "1.20", "0.3900%"],
+        ["devdax", "40%", "8", "5.00", "0.25", "5.25", "1.00", "0.4000%"],
+        ["devdax", "496G", "512", "6.00", "0.30", "6.30", "1.20", "0.3900%"],
     ]
 
 

@@ -113,7 +113,7 @@ def _host(folder: Path, everybody: tuple[GuestSpec, ...], kind: str) -> Iterator
         ram_mib = pool_mib + len(everybody) * QEMU_MIB + HOST_OWN_MIB
         host = up(lab, Wish(ram_mib=ram_mib, nodes=1, guests=everybody)).host("hv1")
         with step("hv1: prepared"):
-            pools.prepare(lab, kind, f"{pool_mib}M", prepare_max_vms=len(everybody))
+            pools.prepare(lab, kind, prepare_pool_size=f"{pool_mib}M", prepare_max_vms=len(everybody))
         jumps.install(host)
         yield host
     finally:

@@ -27,9 +27,9 @@ def settings(kind: str) -> dict[str, str]:
     return {"prepare_pool_kind": kind}
 
 
-def prepare(lab: Path, kind: str, size: str, **more: object) -> None:
-    """Give the lab's host a pool of this size, by the playbook, whose log lies beside the lab. Raises HoldfastError."""
-    wanted = {"prepare_pool_size": size, "prepare_reboot_ok": True, **settings(kind), **more}
+def prepare(lab: Path, kind: str, **variables: object) -> None:
+    """Give the lab's host a pool by the playbook, whose log lies beside the lab. Raises HoldfastError."""
+    wanted = {"prepare_reboot_ok": True, **settings(kind), **variables}
     inventory = str((lab / "inventory/hosts.yml").absolute())
     words = ["ansible-playbook", "-i", inventory, "-e", json.dumps(wanted), "holdfast.kvm.prepare"]
     run(words, env=ansible_environment(os.environ), log=lab.parent / "prepare.log", timeout_s=PREPARE_LIMIT_S)

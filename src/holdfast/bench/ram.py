@@ -33,8 +33,10 @@ from .pools import STOCK
 
 KINDS = (STOCK, *pools.KINDS)
 MAX_VMS = 16
-# Of each host's RAM. The rest is the host's, and its crash kernel's, of which small hosts need a larger share.
-POOL_SHARE, SMALL_POOL_SHARE = "90%", "40%"
+# What a large host keeps for itself, with its crash kernel, however large it is; all the rest is its pool. A kernel
+# describes that much at its start. Of a small host the pool is a share.
+HOST_OWN_GIB, HOST_RESERVE = 16, "8G"
+SMALL_POOL_SHARE = "40%"
 SMALL_GIB = 64
 # On the console: the old kernel's last word, and the new one's when it runs the first program of its initrd. Its own
 # clock begins somewhere in between, and not always at the same place.
@@ -77,8 +79,7 @@ def measure(folder: Path, sizes_gib: Sequence[int], kinds: Sequence[str], rounds
             for kind in sorted(kinds, key=KINDS.index):
                 if kind != STOCK:
                     with step(f"{size} GiB: {kind}: prepared"):
-                        share = SMALL_POOL_SHARE if size < SMALL_GIB else POOL_SHARE
-                        pools.prepare(folder / "lab", kind, share, prepare_max_vms=MAX_VMS)
+                        pools.prepare(folder / "lab", kind, prepare_max_vms=MAX_VMS, **pool(size))
                     jumps.install(host)
                 jumps.settle(host)
                 for number in range(1, rounds + 1):
@@ -91,7 +92,7 @@ def measure(folder: Path, sizes_gib: Sequence[int], kinds: Sequence[str], rounds
 def show(found: Sequence[Start], console: Console) -> None:
     """Print medians, and how they compare with the smallest host that has such a pool."""
     table = Table(title="From the kernel's start to an attached pool, seconds, medians", box=SIMPLE_HEAD)
-    for name in ("pool", "host GiB", "kernel", "attach", "both", "÷ smallest", "to describe it"):
+    for name in ("pool", "of", "host GiB", "kernel", "attach", "both", "÷ smallest", "to describe it"):
         table.add_column(name, justify="right")
     for kind, some in groupby(
         sorted(found, key=lambda one: (KINDS.index(one.kind), one.ram_gib)), lambda one: one.kind
@@ -106,8 +107,16 @@ def show(found: Sequence[Start], console: Console) -> None:
             shares = [one.described for one in starts if one.described is not None]
             share = f"{median(shares):.4%}" if shares else ""
             ratio = f"{both / smallest:.2f}"
-            table.add_row(kind, str(size), f"{kernel:.2f}", f"{attach:.2f}", f"{both:.2f}", ratio, share)
+            of = "" if kind == STOCK else pool(size)["prepare_pool_size"]
+            table.add_row(kind, of, str(size), f"{kernel:.2f}", f"{attach:.2f}", f"{both:.2f}", ratio, share)
     console.print(table)
+
+
+def pool(size_gib: int) -> dict[str, str]:
+    """Variables of the prepare playbook for a host of this size."""
+    if size_gib < SMALL_GIB:
+        return {"prepare_pool_size": SMALL_POOL_SHARE}
+    return {"prepare_pool_size": f"{size_gib - HOST_OWN_GIB}G", "prepare_host_reserve": HOST_RESERVE}
 
 
 @contextmanager

@@ -206,7 +206,7 @@ def _rig(plan: Plan) -> Iterator[Rig]:
         lab = up(folder, Wish(ram_mib=plan.host_mib, nodes=1, guests=(plan.guest,)))
         rig = Rig(lab.host("hv1"), plan.guest)
         with step("hv1: prepared"):
-            pools.prepare(folder, plan.pool_kind, f"{plan.pool_mib}M")
+            pools.prepare(folder, plan.pool_kind, prepare_pool_size=f"{plan.pool_mib}M")
             jumps.settle(lab.host("hv1"))
         with step(f"{plan.guest.name}: started"):
             jumps.install(rig.host)
