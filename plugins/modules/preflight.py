@@ -170,9 +170,9 @@ def act(module: AnsibleModule) -> Dict[str, Any]:
     try:
         with connect() as hypervisor:
             vms = collect.vm_facts(hypervisor, config)
-    except HoldfastError:
+    except HoldfastError as exc:
         # A blocker like the others. Whom the policy names, only libvirt knows.
-        host, vms, rules = replace(host, libvirt_active=False), (), ()
+        host, vms, rules = replace(host, libvirt_active=False, libvirt_error=exc.message), (), ()
     decisions = policy.decide(rules, vms, away.known_names(config.state_dir))
     if module.params["only"] == request.ONLY_QEMU:
         verdict = preflight.judge_renewal(host, vms, decisions)

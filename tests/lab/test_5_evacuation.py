@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rack import KEPT, QUICK_CIPHERS, SMALL, SMALL_MIB, TLS, Rack, Run, report_host
 
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed
+from holdfast.faults import controller
+from holdfast.faults.catalogue import CUT
 from holdfast.lab import hosts, scene
 from holdfast.lab.guests.definitions import BASE, IMAGES
 from holdfast.lab.guests.observer import compare
@@ -132,7 +137,7 @@ def test_a_destination_that_is_lost_takes_nobody_with_it(refuge: Host, watch: sc
     one = {"evacuate_destinations": {"tick1": "hv2"}, "holdfast_policy": POLICY[1:]}
     upgrading = threading.Thread(target=lambda: ended.append(upgrade(prepared, FORCED, one)))
     upgrading.start()
-    while upgrading.is_alive() and not sending(prepared):
+    while upgrading.is_alive() and not sending(prepared.host):
         time.sleep(1)
     os.kill(refuge.pid, signal.SIGSTOP)
     try:
@@ -150,11 +155,29 @@ def test_a_destination_that_is_lost_takes_nobody_with_it(refuge: Host, watch: sc
     unharmed(watch)
 
 
-def test_they_leave_the_host_jumps_and_they_come_home(
+def test_they_come_home_although_the_controller_is_killed_on_both_ways(
+    refuge: Host, watch: scene.Watch, prepared: Rack
+) -> None:
+    """Whoever is on the way arrives by itself, and the next controller goes on from there."""
+    running = prepared.on_host("uname -r")
+    die_while(prepared, upgrade_words(DESTINATIONS, another_kernel(prepared)), prepared.host)
+    assert prepared.on_host("uname -r") == running
+    die_while(prepared, ["recover", "--resume"], refuge)
+    arrived = prepared.on_host("uname -r")
+    assert arrived != running
+    assert controller.to_the_end(prepared.host, ["recover", "--resume"]).status == 0
+    assert prepared.on_host("uname -r") == arrived
+    assert everybody_at_home(prepared, refuge)
+    unharmed(watch)
+
+
+def test_they_leave_the_host_jumps_and_they_come_home_although_nobody_sees_them_on_their_way(
     refuge: Host, watch: scene.Watch, prepared: Rack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     out = Path(tmp_path_factory.mktemp("report"))
-    done = upgrade(prepared, DESTINATIONS, {"report_dest": str(out)}, another_kernel(prepared))
+    with cut_off_while_sending(prepared.host, refuge) as cut:
+        done = upgrade(prepared, DESTINATIONS, {"report_dest": str(out)}, another_kernel(prepared))
+    assert cut == [prepared.host.name, refuge.name]
     assert done.status == 0
     host = report_host(out)
     assert host["result"] == "upgraded"
@@ -182,13 +205,53 @@ def test_their_connections_were_held_and_they_stood_still_for_less_than_those_th
 
 def upgrade(rack: Rack, *variables: dict[str, Any]) -> Run:
     """``holdfast upgrade`` of the first host."""
-    extra = [word for each in (MOVING, *variables) for word in ("-e", json.dumps(each))]
-    return rack.run("holdfast", "upgrade", "-i", str(rack.inventory), "--limit", "hv1", *extra, timeout_s=3000)
+    return rack.run("holdfast", *upgrade_words(*variables), "-i", str(rack.inventory), timeout_s=3000)
 
 
-def sending(rack: Rack) -> bool:
-    """Whether a VM's memory is on its way."""
-    return '"state": "sending"' in rack.on_host("cat /run/holdfast/migrations/*.json 2>/dev/null || true")
+def upgrade_words(*variables: dict[str, Any]) -> list[str]:
+    return ["upgrade", "--limit", "hv1", *(word for each in (MOVING, *variables) for word in ("-e", json.dumps(each)))]
+
+
+def die_while(rack: Rack, words: list[str], source: Host) -> None:
+    """Kill a controller at work when a VM's memory is on its way from ``source``."""
+    working = controller.start(rack.host, words)
+    try:
+        while not sending(source):
+            assert working.works, (working.folder / "log").read_text()
+            time.sleep(1)
+    finally:
+        controller.kill(working)
+
+
+@contextmanager
+def cut_off_while_sending(*sources: Host) -> Iterator[list[str]]:
+    """Cut the controller off for half a minute from each of these, one after the other; yields the names of those."""
+    cut: list[str] = []
+    over = threading.Event()
+
+    def work() -> None:
+        for source in sources:
+            while not sending(source):
+                if over.wait(1):
+                    return
+            hosts.on_host(source, f"systemd-run -q --no-block /bin/sh -c {shlex.quote(CUT)}")
+            cut.append(source.name)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield cut
+    finally:
+        over.set()
+        worker.join()
+
+
+def sending(host: Host) -> bool:
+    """Whether a VM's memory is on its way from there, as far as the host can be asked."""
+    try:
+        return '"state": "sending"' in hosts.on_host(host, "cat /run/holdfast/migrations/*.json 2>/dev/null || true")
+    except CommandFailed:
+        return False
 
 
 def another_kernel(rack: Rack) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import collect, facts, installation, srat
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.config import Config, PoolConfig
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import CommandFailed, HoldfastError, VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import ARRIVES
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.journal import open_journal
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.request import EVERYTHING, ONLY_QEMU
 
@@ -371,6 +372,18 @@ class TestVms:
         monkeypatch.setattr(collect.monitor, "execute", silent)
         (vm,) = collect.vm_facts(hypervisor, Config())
         assert "the monitor is gone" in vm.migration_blockers[0]
+
+    def test_one_that_arrives_is_not_spoken_to(self, hypervisor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """libvirt would keep whoever tries waiting for half a minute, for each question."""
+
+        def refused(*_arguments: object) -> None:
+            raise AssertionError("it was asked")
+
+        monkeypatch.setattr(collect.monitor, "execute", refused)
+        monkeypatch.setattr(TestVms.Domain, "job", lambda _self: ARRIVES)
+        monkeypatch.setattr(TestVms.Domain, "block_jobs", refused)
+        (vm,) = collect.vm_facts(hypervisor, Config())
+        assert (vm.job, vm.migration_blockers) == (ARRIVES, ())
 
 
 def test_units_count_as_enabled_only_together(tmp_path: Path) -> None:

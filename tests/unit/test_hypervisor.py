@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import hypervisor as libvirt_door
-from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import HoldfastError, VmError
+from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import ARRIVES, LEAVES
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.hypervisor import Domain, Hypervisor
 
 FOLDER = "/images"
@@ -23,10 +24,15 @@ class Words:
 
     VIR_CONNECT_LIST_DOMAINS_ACTIVE = 1
     VIR_ERR_NO_STORAGE_VOL = 50
+    VIR_ERR_OPERATION_INVALID = 55
+    VIR_DOMAIN_JOB_NONE = 0
+    VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT = 5
 
     class libvirtError(Exception):
+        code = 50
+
         def get_error_code(self) -> int:
-            return Words.VIR_ERR_NO_STORAGE_VOL
+            return self.code
 
 
 class Guest:
@@ -201,3 +207,48 @@ def test_only_a_qemu_that_broke_says_that_nobody_took_the_vm_away(
     assert (domain.ended_on_purpose(), domain.went_away(), domain.ended_unseen()) == (on_purpose, away, unknown)
     guest.state = lambda: [1, reason]  # type: ignore[attr-defined]
     assert not any((domain.ended_on_purpose(), domain.went_away(), domain.ended_unseen()))
+
+
+class Busy(Guest):
+    """A VM that has a QEMU, and the job that libvirt tells of; or refuses to, with this code."""
+
+    def __init__(self, state: int, kind: int = 0, operation: int = 0, refused: int = 0) -> None:
+        super().__init__(None)
+        self.now, self.kind, self.operation, self.refused = state, kind, operation, refused
+
+    def ID(self) -> int:
+        return 3
+
+    def state(self) -> list[int]:
+        return [self.now, 0]
+
+    def jobInfo(self) -> list[int]:
+        if self.refused:
+            error = Words.libvirtError("migration statistics are available only on the source host")
+            error.code = self.refused
+            raise error
+        return [self.kind]
+
+    def jobStats(self, _flags: int) -> dict[str, int]:
+        return {"type": self.kind, "operation": self.operation}
+
+
+@pytest.mark.parametrize(
+    ("guest", "job"),
+    [
+        (Busy(1), ""),
+        (Busy(1, kind=2, operation=5), LEAVES),
+        (Busy(1, kind=2, operation=2), "job type 2"),
+        (Busy(3, refused=55), ARRIVES),
+        (Busy(5, refused=55), ""),
+    ],
+    ids=["none", "leaves", "another", "arrives", "has just ended"],
+)
+def test_a_vm_that_is_on_its_way_is_told_from_others(guest: Busy, job: str) -> None:
+    """libvirt tells of the job of one that arrives only at its source."""
+    assert Domain(guest).job() == job
+
+
+def test_a_job_that_cannot_be_read_is_an_error() -> None:
+    with pytest.raises(VmError, match="VM db: cannot read its jobs"):
+        Domain(Busy(3, refused=38)).job()

@@ -12,6 +12,8 @@ import pytest
 from ansible_collections.holdfast.kvm.plugins.module_utils._core import preflight
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.errors import Refused
 from ansible_collections.holdfast.kvm.plugins.module_utils._core.facts import (
+    ARRIVES,
+    LEAVES,
     CpuFacts,
     Disk,
     HostFacts,
@@ -195,6 +197,9 @@ def test_address_randomisation_must_stay_out_of_the_pool(
         (replace(VM, features=("invtsc",)), "tsc"),
         (replace(VM, state="pmsuspended"), "vm-state"),
         (replace(VM, job="block job on vda"), "vm-job"),
+        # What else may be said of them is seen when they have arrived.
+        (replace(VM, job=ARRIVES, state="paused", ram_files_present=()), "vm-moving"),
+        (replace(VM, job=LEAVES, machine="pc-i440fx-2.1"), "vm-moving"),
         (replace(VM, migration_blockers=("VFIO migration is not supported",)), "qemu-blocks"),
     ],
 )
@@ -309,6 +314,12 @@ RESTARTED = Decision("db-1", "aaaa-1", Treatment.RESTART, 50, "by rule 1")
 def test_a_vm_that_is_shut_down_and_started_must_be_able_to_do_both(vm: VmFacts, code: str | None) -> None:
     host = replace(HOST, volatile_paths=("/run",))
     assert codes(preflight.judge(host, [vm], TARGET, decisions=[RESTARTED])) == ({code} if code else set())
+
+
+@pytest.mark.parametrize(("job", "found"), [(LEAVES, set()), (ARRIVES, {"vm-moving"}), ("backup", set())])
+def test_a_vm_that_is_to_leave_may_be_on_its_way_already_but_not_towards_here(job: str, found: set[str]) -> None:
+    vm = replace(VM, job=job)
+    assert codes(preflight.judge(HOST, [vm], TARGET, decisions=[replace(RESTARTED, treatment=Treatment.LIVE)])) == found
 
 
 STORED = replace(RESTARTED, treatment=Treatment.COLD)

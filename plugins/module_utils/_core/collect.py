@@ -39,7 +39,19 @@ from . import (
 )
 from .config import Config
 from .errors import CommandFailed, HoldfastError, JournalError, VmError
-from .facts import CpuFacts, Disk, HostFacts, KernelFacts, Mount, PastPause, PoolFacts, QemuFacts, Treatment, VmFacts
+from .facts import (
+    ARRIVES,
+    CpuFacts,
+    Disk,
+    HostFacts,
+    KernelFacts,
+    Mount,
+    PastPause,
+    PoolFacts,
+    QemuFacts,
+    Treatment,
+    VmFacts,
+)
 from .hypervisor import Domain, Hypervisor, connect
 from .pool import open_pool
 from .request import ONLY_QEMU
@@ -98,6 +110,7 @@ def host_facts(config: Config, root: Path = ROOT) -> HostFacts:
         has_kvm=(root / "dev/kvm").exists(),
         libvirt_version=libvirt.version,
         libvirt_active=libvirt.version != (0, 0, 0),
+        libvirt_error=libvirt.error,
         networks=libvirt.networks,
         storage_pools=libvirt.storage_pools,
         qemu=qemu_facts(),
@@ -391,19 +404,21 @@ def listed_vms(hypervisor: Hypervisor) -> Tuple[VmFacts, ...]:
 
 
 def _vm(one: Domain, config: Config) -> VmFacts:
-    state, persistent = one.state(), one.persistent()
+    state, persistent, job = one.state(), one.persistent(), one.job()
+    # To one that arrives libvirt lets nobody speak, and keeps whoever tries waiting for half a minute.
+    answers = one.id >= 0 and job != ARRIVES
     facts = domain.vm_facts(
         one.xml(),
         state=state,
         domain_id=one.id,
         definition=one.stored_xml() if persistent else "",
-        job=one.job(),
+        job=job,
         persistent=persistent,
         autostart=one.autostart(),
         ram_files_present=_ram_files_present(config, one),
-        migration_blockers=_migration_blockers(one),
+        migration_blockers=_migration_blockers(one) if answers else (),
     )
-    if facts.domain_id >= 0:
+    if answers:
         facts = replace(facts, disks=_sized(one, facts.disks), qemu_bytes=qemu_bytes(one.name), **_of_its_qemu(one))
     blocked = one.block_jobs(tuple(disk.target for disk in facts.disks if disk.source)) if not facts.job else ()
     return replace(facts, job=f"block job on {', '.join(blocked)}") if blocked else facts
@@ -419,9 +434,7 @@ def _ram_files_present(config: Config, one: Domain) -> Tuple[str, ...]:
 
 
 def _migration_blockers(one: Domain) -> Tuple[str, ...]:
-    """QEMU's own reasons (query-migrate), for a VM that has a QEMU which answers."""
-    if one.id < 0:
-        return ()
+    """QEMU's own reasons (query-migrate)."""
     try:
         return tuple(monitor.execute(one, "query-migrate").get("blocked-reasons", ()))
     except VmError as error:
@@ -478,12 +491,13 @@ def past_pauses(state_dir: Path) -> Tuple[PastPause, ...]:
 
 @dataclass(frozen=True)
 class _Libvirt:
-    """What libvirt says of itself and its host; all zeros and empty when it does not answer."""
+    """What libvirt says of itself and its host; all zeros and empty when it does not answer, for ``error``."""
 
     version: Tuple[int, int, int] = (0, 0, 0)
     networks: Tuple[Service, ...] = ()
     storage_pools: Tuple[Service, ...] = ()
     cpu_models: Tuple[str, ...] = ()
+    error: str = ""
 
 
 def _libvirt() -> _Libvirt:
@@ -491,8 +505,8 @@ def _libvirt() -> _Libvirt:
         with connect() as hypervisor:
             models = usable_cpu_models(hypervisor.capabilities_xml())
             return _Libvirt(hypervisor.libvirt_version(), hypervisor.networks(), hypervisor.storage_pools(), models)
-    except HoldfastError:
-        return _Libvirt()
+    except HoldfastError as exc:
+        return _Libvirt(error=exc.message)
 
 
 def _with_nodes(reserved: Iterable[Region], configured: Sequence[Region]) -> Tuple[Region, ...]:

@@ -41,6 +41,11 @@ class Treatment(str, Enum):
     DEFER = "defer"
 
 
+# Jobs of a VM (``VmFacts.job``) that are its own migration.
+ARRIVES, LEAVES = "it arrives from another host", "it leaves for another host"
+MOVING = (ARRIVES, LEAVES)
+
+
 class Runs(Enum):
     """What one libvirt says of a VM. ``ARRIVING``: it has a QEMU that waits for the rest of the migration."""
 
@@ -135,7 +140,8 @@ class HostFacts:
     """Everything preflight judges about a host, and what a plan for the fleet needs besides.
 
     What lies under ``volatile_paths`` (mount points of tmpfs and the like) does not survive a jump.
-    ``shared_mounts`` are network file systems. ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
+    ``shared_mounts`` are network file systems. ``libvirt_error``: why libvirt, or a VM of it, cannot be asked.
+    ``memory_backing_dir`` and ``save_image_format`` are what qemu.conf has.
     ``crash_area_bytes`` are kept for a crash kernel, ``initrd_bytes`` has the running kernel's initrd.
     ``outdated``: files of ours that are not as this collection has them. ``halfway``: packages whose installation was
     cut off. ``watchdogs``: those in hardware that count now. ``locked_disks``: encrypted ones that it boots from, and
@@ -150,6 +156,7 @@ class HostFacts:
     has_kvm: bool = False
     libvirt_version: Tuple[int, int, int] = (0, 0, 0)
     libvirt_active: bool = False
+    libvirt_error: str = ""
     networks: Tuple[Service, ...] = ()
     storage_pools: Tuple[Service, ...] = ()
     qemu: QemuFacts = field(default_factory=QemuFacts)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import HoldfastError, VmError
-from .facts import SAVE_FORMAT_ON_REQUEST, Runs
+from .facts import ARRIVES, LEAVES, SAVE_FORMAT_ON_REQUEST, Runs
 from .resources import Service
 
 try:
@@ -97,11 +97,20 @@ class Domain:
         return bool(self.persistent() and self._call("read its autostart", "autostart"))
 
     def job(self) -> str:
-        """Name of the job in progress (a migration, a backup, …), empty when there is none."""
+        """The job in progress (a migration, see ``facts.MOVING``, a backup, …), empty when there is none."""
         if self.id < 0:
             return ""
-        kind = int(self._call("read its jobs", "jobInfo")[0])
-        return "" if kind == libvirt.VIR_DOMAIN_JOB_NONE else f"job type {kind}"
+        try:
+            kind = int(self.raw.jobInfo()[0])
+        except libvirt.libvirtError as exc:
+            # libvirt speaks of a migration at its source only.
+            if exc.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+                return "" if self.state() in OFF else ARRIVES
+            raise VmError(f"VM {self.name}: cannot read its jobs: {exc}") from exc
+        if kind == libvirt.VIR_DOMAIN_JOB_NONE:
+            return ""
+        leaves = self.job_stats().get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
+        return LEAVES if leaves else f"job type {kind}"
 
     def block_jobs(self, targets: tuple[str, ...]) -> Tuple[str, ...]:
         """Targets of the disks that have a block job running."""

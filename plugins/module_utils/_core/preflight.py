@@ -17,6 +17,8 @@ from typing import TypeVar
 from . import cmdline, crash_area, qemu_conf, regions
 from .errors import Refused
 from .facts import (
+    ARRIVES,
+    MOVING,
     SAVE_FORMAT_ON_REQUEST,
     Blocker,
     HostFacts,
@@ -149,8 +151,13 @@ def _findings(case: _Case, of_host: Sequence[_HostCheck], of_vms: _ByTreatment) 
         yield from host_check(case)
     for treatment, checks in of_vms.items():
         for vm in case.treated[treatment]:
-            for vm_check in checks:
+            for vm_check in _due(vm, checks):
                 yield from vm_check(case, vm)
+
+
+def _due(vm: VmFacts, checks: tuple[_VmCheck, ...]) -> tuple[_VmCheck, ...]:
+    """What a VM is that is on its way, shows when it has arrived."""
+    return tuple(check for check in checks if check in (_job, _arrives)) if vm.job in MOVING else checks
 
 
 # --- the host's software -------------------------------------------------------------------------------------------
@@ -177,7 +184,8 @@ def _kvm(case: _Case) -> Iterator[Blocker]:
 def _libvirt(case: _Case) -> Iterator[Blocker]:
     found = case.host.libvirt_version
     if not case.host.libvirt_active:
-        yield Blocker("libvirt-down", "libvirt's daemon does not answer", "start libvirtd (systemctl status libvirtd)")
+        told = case.host.libvirt_error or "libvirt's daemon does not answer"
+        yield Blocker("libvirt-down", told, "see to libvirt's daemon (systemctl status libvirtd)")
     elif found < OLDEST_LIBVIRT:
         yield Blocker(
             "libvirt-too-old",
@@ -718,8 +726,20 @@ def _state(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
         )
 
 
+def _arrives(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
+    """One that leaves while it is to leave is no obstacle."""
+    if vm.job == ARRIVES:
+        yield _moving(vm)
+
+
+def _moving(vm: VmFacts) -> Blocker:
+    return Blocker("vm-moving", f"it is being migrated: {vm.job}", "wait until it has arrived", vm.name)
+
+
 def _job(case: _Case, vm: VmFacts) -> Iterator[Blocker]:
-    if vm.job:
+    if vm.job in MOVING:
+        yield _moving(vm)
+    elif vm.job:
         yield Blocker("vm-job", f"it has a job in progress: {vm.job}", "wait for it, or virsh domjobabort", vm.name)
 
 
@@ -901,6 +921,7 @@ VM_BLOCKERS: _ByTreatment = {
     ),
     # Shut down and started: neither its RAM nor its devices are kept.
     Treatment.RESTART: (_shutdown, _job, _volatile_disks, _machine, _autostart),
+    Treatment.LIVE: (_arrives,),
 }
 HOST_WARNINGS: tuple[_HostCheck, ...] = (
     *(

@@ -30,7 +30,7 @@ SLOWEST_LINK_MBIT = 100
 # Blockers of preflight that stand against every way of saving a VM's state, a live migration included.
 _BOUND = (
     *("passthrough", "device", "filesystem", "launch-security", "disk-format"),
-    *("tsc", "vm-state", "vm-job", "qemu-blocks"),
+    *("tsc", "vm-state", "vm-job", "vm-moving", "qemu-blocks"),
 )
 
 
