@@ -1,7 +1,7 @@
 # Copyright (c) 2026 holdfast contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The real roles ``evacuate`` and ``return_home`` with stub modules: who falls to what, and what never fails."""
+"""The real roles around migrations with stub modules: who falls to what, what never fails, who is waited for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def main():
 
 main()
 """
-MODULES = ("vm_migrate", "evacuees", "evacuated")
+MODULES = ("vm_migrate", "evacuees", "evacuated", "preflight")
 PLAY = [
     {
         "hosts": "h1",
@@ -67,7 +67,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.collection = folder / "ansible_collections/holdfast/kvm"
-        for role in ("evacuate", "return_home"):
+        for role in ("evacuate", "return_home", "preflight"):
             shutil.copytree(REPOSITORY / "roles" / role, self.collection / "roles" / role)
         shutil.copy(REPOSITORY / "galaxy.yml", self.collection)
         (self.collection / "plugins/modules").mkdir(parents=True)
@@ -175,3 +175,27 @@ def test_a_record_that_cannot_be_read_fails_nobody(stage: Stage) -> None:
     done = stage.run("return_home", {"evacuated": [{"failed": True, "msg": "away.json cannot be understood"}]})
     assert done.returncode == 0, done.stdout
     assert "away.json cannot be understood" in done.stdout
+
+
+def blocked(*codes: str) -> dict[str, Any]:
+    return {"failed": True, "blockers": [{"code": code} for code in codes]}
+
+
+GOOD: dict[str, Any] = {"blockers": [], "staying": []}
+
+
+@pytest.mark.parametrize(
+    ("answers", "seconds", "asked", "passes"),
+    [
+        ([blocked("vm-moving"), GOOD], 1, 2, True),
+        ([blocked("vm-moving")], 1, 2, False),
+        ([blocked("vm-moving"), GOOD], 0, 1, False),
+        ([blocked("vm-moving", "no-kvm"), GOOD], 1, 1, False),
+    ],
+    ids=["it arrives", "it does not arrive", "nobody waits", "something else is in the way"],
+)
+def test_a_vm_on_its_way_is_waited_for(
+    stage: Stage, answers: list[dict[str, Any]], seconds: int, asked: int, *, passes: bool
+) -> None:
+    done = stage.run("preflight", {"preflight": answers}, preflight_wait_s=seconds)
+    assert (done.returncode == 0, len(stage.asked("preflight"))) == (passes, asked), done.stdout
