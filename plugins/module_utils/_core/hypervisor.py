@@ -104,8 +104,8 @@ class Domain:
             kind = int(self.raw.jobInfo()[0])
         except libvirt.libvirtError as exc:
             # libvirt speaks of a migration at its source only.
-            if exc.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
-                return "" if self.state() in OFF else ARRIVES
+            if exc.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+                return ARRIVES
             raise VmError(f"VM {self.name}: cannot read its jobs: {exc}") from exc
         if kind == libvirt.VIR_DOMAIN_JOB_NONE:
             return ""
