@@ -350,6 +350,8 @@ def _ansible(progress: Progress, data: Mapping[str, Any]) -> Progress:
             return _failed(progress, at, details)
         case "runner_on_unreachable":
             return _unreachable(progress, at, details)
+        case "runner_retry":
+            return _waits(progress, at, details)
         case "playbook_on_stats":
             return _finished(progress, details)
     return progress
@@ -425,6 +427,16 @@ def _failed(progress: Progress, at: float, details: Mapping[str, Any]) -> Progre
         return _unreachable(progress, at, details)
     progress = _journal(progress, name, at, result.get("journal"))
     return _verdict(progress, at, name, _status(result.get("result")) or HostStatus.FAILED, message)
+
+
+def _waits(progress: Progress, at: float, details: Mapping[str, Any]) -> Progress:
+    """A host looks again at what is in its way for now: told once, however often it looks."""
+    name, result = details.get("host"), details.get("res") or {}
+    if not name:
+        return progress
+    words = [f"waits for VM {found.get('vm')}: {found.get('message')}" for found in result.get("blockers") or ()]
+    told = {event.text for event in progress.happenings if event.host == name}
+    return _told(progress, *(Happening(at, Kind.REMARK, text, name) for text in words if text not in told))
 
 
 def _unreachable(progress: Progress, at: float, details: Mapping[str, Any]) -> Progress:

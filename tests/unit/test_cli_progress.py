@@ -186,6 +186,14 @@ def test_ignored_errors_are_none() -> None:
     assert after(BEGAN, event).host("hv1").status is HostStatus.WAITING
 
 
+def test_who_is_waited_for_is_told_once() -> None:
+    blockers = [{"code": "vm-moving", "vm": "db1", "message": "it is being migrated"}]
+    again = [ansible("runner_retry", "hv1", "preflight", res={"blockers": blockers}) for _ in range(3)]
+    progress = after(BEGAN, *again, ansible("runner_retry", "hv2", "prepare", res={"msg": "not yet"}))
+    assert [told.text for told in progress.happenings] == ["waits for VM db1: it is being migrated"]
+    assert progress.host("hv1").status is HostStatus.WAITING
+
+
 def test_first_verdict_about_a_host_stays() -> None:
     progress = after(BEGAN, failed("hv1", "preflight", refused=True, msg="2 blockers"), failed("hv1", "report"))
     assert progress.host("hv1").status is HostStatus.REFUSED
